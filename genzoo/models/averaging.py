@@ -1,0 +1,44 @@
+"""Exponential moving average of the weights, with Lightning's callback and the order of events GenZoo needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+
+
+def ramped_decay(decay: float) -> Any:
+    """Averaging function whose decay grows as (1 + n) / (10 + n) up to ``decay``, so early weights are forgotten."""
+
+    def average(averaged: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
+        n = float(num_averaged)
+        rate = min(decay, (1 + n) / (10 + n))
+        return averaged + (1 - rate) * (current - averaged)
+
+    return average
+
+
+class WeightAverage(WeightAveraging):
+    """Averages parameters and copies buffers; evaluation and checkpoints use the averaged weights.
+
+    The codec is fitted before the copy is made (Lightning sets up callbacks before the module), and buffers derived
+    from weights are computed anew whenever averaged and trained weights change places.
+    """
+
+    def __init__(self, decay: float = 0.99) -> None:
+        super().__init__(use_buffers=False, avg_fn=ramped_decay(decay))
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            pl_module.fit_codec(trainer.datamodule)  # type: ignore[attr-defined,operator]
+        super().setup(trainer, pl_module, stage)
+
+    def _swap_models(self, pl_module: pl.LightningModule) -> None:
+        super()._swap_models(pl_module)
+        pl_module.refresh_derived()  # type: ignore[operator]
+
+    def _copy_average_to_current(self, pl_module: pl.LightningModule) -> None:
+        super()._copy_average_to_current(pl_module)
+        pl_module.refresh_derived()  # type: ignore[operator]

@@ -1,0 +1,225 @@
+"""One-dimensional smooth densities with exact cdfs: piecewise linear, heavy tails, and spikes on a grid."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+FARTHEST = 1e100
+"""Edges are brought within this distance: the mass beyond is below 1e-200."""
+
+
+def heavy_density(x: Tensor) -> Tensor:
+    """Density of Student's t with two degrees of freedom: falls as |x|^-3, so no row is hopeless."""
+    x = x.clamp(-FARTHEST, FARTHEST)
+    return (2 + x.square()).pow(-1.5)
+
+
+def heavy_mass(lower: Tensor, upper: Tensor) -> Tensor:
+    """Mass of t with two degrees of freedom between edges, without cancellation.
+
+    The cdf is ``1/2 + x / (2 s(x))`` with ``s(x) = sqrt(2 + x^2)``; edges of one sign use
+    ``b / s(b) - a / s(a) = 2 (b - a) (b + a) / (s(a) s(b) (b s(a) + a s(b)))``.
+    """
+    a, b = lower.clamp(-FARTHEST, FARTHEST), upper.clamp(-FARTHEST, FARTHEST)
+    root_a, root_b = torch.sqrt(2 + a.square()), torch.sqrt(2 + b.square())
+    ratio = b / root_b - a / root_a
+    same = a * b > 0
+    one = torch.ones_like(a)
+    below = torch.where(same, b * root_a + a * root_b, one)
+    stable = 2 * ((b - a) / root_b) * ((b + a) / root_a) / below
+    return 0.5 * torch.where(same, stable, ratio)
+
+
+def heavy_quantile(level: Tensor) -> Tensor:
+    """Inverse cdf of t with two degrees of freedom."""
+    u = 2 * level - 1
+    return u * (2 / (1 - u.square()).clamp_min(1e-300)).sqrt()
+
+
+class PiecewiseLinear:
+    """Densities that are linear between knots with an exponential tail on either side, total mass one.
+
+    Args:
+        knots: ``(D, G)`` ascending.
+        density: ``(D, G)`` values at the knots.
+        tails: ``(D, 2)`` mass left of the first and right of the last knot; the rate of each exponential is the
+            density at the end over the mass, so the density is continuous.
+    """
+
+    def __init__(self, knots: Tensor, density: Tensor, tails: Tensor) -> None:
+        self.knots, self.density, self.tails = knots.contiguous(), density, tails
+        pieces = 0.5 * (density[:, 1:] + density[:, :-1]) * (knots[:, 1:] - knots[:, :-1])
+        start = torch.zeros_like(tails[:, :1])
+        self.cumulative = torch.cat([start, pieces.cumsum(1)], dim=1)
+        ends = torch.stack([density[:, 0], density[:, -1]], dim=1)
+        self.rates = ends / tails.clamp_min(1e-300)
+
+    def normalised(self) -> PiecewiseLinear:
+        """The same shape with total mass one."""
+        total = self.cumulative[:, -1:] + self.tails.sum(1, keepdim=True)
+        return PiecewiseLinear(self.knots, self.density / total, self.tails / total)
+
+    def _locate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Interval and density of points within the knots; ``x`` is ``(D, batch)``."""
+        piece = torch.searchsorted(self.knots, x.contiguous(), right=True).sub(1).clamp(0, self.knots.shape[1] - 2)
+        left, right = self.knots.gather(1, piece), self.knots.gather(1, piece + 1)
+        share = (x - left) / (right - left)
+        return piece, torch.lerp(self.density.gather(1, piece), self.density.gather(1, piece + 1), share)
+
+    def pdf(self, x: Tensor) -> Tensor:
+        """Density at ``x`` ``(D, batch)``."""
+        first, last = self.knots[:, :1], self.knots[:, -1:]
+        inside = self._locate(torch.minimum(torch.maximum(x, first), last))[1]
+        beyond = (first - x).clamp_min(0) * self.rates[:, :1] + (x - last).clamp_min(0) * self.rates[:, 1:]
+        return inside * torch.exp(-beyond)
+
+    def mass(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Mass between edges ``(D, batch)``: the two cut pieces by their own formula, whole pieces between summed."""
+        first, last = self.knots[:, :1], self.knots[:, -1:]
+        a = torch.minimum(torch.maximum(lower, first), last)
+        b = torch.minimum(torch.maximum(upper, first), last)
+        piece_a, density_a = self._locate(a)
+        piece_b, density_b = self._locate(b)
+        within = 0.5 * (density_a + density_b) * (b - a)
+        end_a = self.knots.gather(1, piece_a + 1)
+        start_b = self.knots.gather(1, piece_b)
+        across = (
+            0.5 * (density_a + self.density.gather(1, piece_a + 1)) * (end_a - a)
+            + (self.cumulative.gather(1, piece_b) - self.cumulative.gather(1, (piece_a + 1).clamp_max(piece_b)))
+            + 0.5 * (density_b + self.density.gather(1, piece_b)) * (b - start_b)
+        )
+        inner = torch.where(piece_a == piece_b, within, across)
+        return inner + self._tail(first - upper, first - lower, 0) + self._tail(lower - last, upper - last, 1)
+
+    def _tail(self, near: Tensor, far: Tensor, side: int) -> Tensor:
+        """Mass of one exponential tail between two distances from its end (negative: from the end itself)."""
+        rate = self.rates[:, side : side + 1]
+        near, far = near.clamp(0, FARTHEST), far.clamp(0, FARTHEST)
+        return self.tails[:, side : side + 1] * torch.exp(-rate * near) * -torch.expm1(-rate * (far - near))
+
+    def quantile(self, level: Tensor) -> Tensor:
+        """Inverse cdf at ``level`` ``(D, batch)`` in (0, 1)."""
+        left, right = self.tails[:, :1], self.tails[:, 1:]
+        target = (level - left).clamp_min(0)
+        piece = torch.searchsorted(self.cumulative, target.contiguous(), right=True).sub(1)
+        piece = piece.clamp(0, self.knots.shape[1] - 2)
+        start, end = self.knots.gather(1, piece), self.knots.gather(1, piece + 1)
+        f0, f1 = self.density.gather(1, piece), self.density.gather(1, piece + 1)
+        rest = (target - self.cumulative.gather(1, piece)).clamp_min(0)
+        slope = (f1 - f0) / (end - start)
+        # Smaller root of f0 t + slope t^2 / 2 = rest, in the form without cancellation.
+        step = 2 * rest / (f0 + (f0.square() + 2 * slope * rest).clamp_min(0).sqrt()).clamp_min(1e-300)
+        x = torch.minimum(start + step, end)
+        below = self.knots[:, :1] + torch.log(level / left.clamp_min(1e-300)) / self.rates[:, :1].clamp_min(1e-300)
+        above = self.knots[:, -1:] - torch.log((1 - level) / right.clamp_min(1e-300)) / self.rates[:, 1:].clamp_min(
+            1e-300
+        )
+        x = torch.where(level < left, below, x)
+        return torch.where(1 - level < right, above, x)
+
+
+class SmoothMarginals(nn.Module):
+    r"""Marginals of several numbers, each ``a_1 f(x) + a_2 t_2((x - m) / s) / s + sum_v w_v [x = v]``.
+
+    ``f`` is piecewise linear with exponential tails, ``t_2`` Student's t with two degrees of freedom, and the spikes
+    ``w_v`` stand on frequent points of the grid of a quantized column (they are zero for a density). The three shares
+    add to one, so a density integrates to one and cell probabilities over the infinite grid sum to one.
+
+    Likelihood: exact. Shapes follow from the arguments alone; the values are fitted by ``marginal_fit``.
+
+    Args:
+        num_columns: Number of columns D.
+        num_knots: Knots of each piecewise linear density.
+        num_spikes: Most grid points of one column with a weight of their own.
+        num_atoms: Most atoms of one column; cells that are atoms are excluded and the rest renormalised.
+    """
+
+    knots: Tensor
+    density: Tensor
+    tails: Tensor
+    shares: Tensor
+    centre: Tensor
+    spikes: Tensor
+    spike_weight: Tensor
+    atom_lower: Tensor
+    atom_upper: Tensor
+
+    def __init__(self, num_columns: int, num_knots: int = 512, num_spikes: int = 512, num_atoms: int = 0) -> None:
+        super().__init__()
+        d, f64 = num_columns, torch.float64
+        self.num_columns, self.num_knots, self.num_spikes = num_columns, num_knots, num_spikes
+        grid = torch.linspace(-1, 1, num_knots, dtype=f64)
+        self.register_buffer("knots", grid.repeat(d, 1))
+        self.register_buffer("density", torch.full((d, num_knots), 0.25, dtype=f64))
+        self.register_buffer("tails", torch.full((d, 2), 0.25, dtype=f64))
+        self.register_buffer("shares", torch.tensor([0.5, 0.5], dtype=f64).repeat(d, 1))
+        self.register_buffer("centre", torch.tensor([0.0, 1.0], dtype=f64).repeat(d, 1))
+        self.register_buffer("spikes", torch.full((d, num_spikes), float("inf"), dtype=f64))
+        self.register_buffer("spike_weight", torch.zeros(d, num_spikes, dtype=f64))
+        self.register_buffer("atom_lower", torch.full((d, num_atoms), float("inf"), dtype=f64))
+        self.register_buffer("atom_upper", torch.full((d, num_atoms), float("inf"), dtype=f64))
+
+    def _smooth(self) -> PiecewiseLinear:
+        return PiecewiseLinear(self.knots, self.density, self.tails)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """Log-density of numbers ``(batch, D)``; finite everywhere.
+
+        The density is formed before its logarithm: the t part keeps it above 1e-300 out to a distance of 1e95.
+        """
+        z = (x - self.centre[:, 0]) / self.centre[:, 1]
+        heavy = heavy_density(z) / self.centre[:, 1]
+        return torch.log(self.shares[:, 0] * self._smooth().pdf(x.T).T + self.shares[:, 1] * heavy)
+
+    def mass(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Probability of ``lower < x < upper`` ``(batch, D)``, atoms not excluded."""
+        a, b = ((edge - self.centre[:, 0]) / self.centre[:, 1] for edge in (lower, upper))
+        out = self.shares[:, 0] * self._smooth().mass(lower.T, upper.T).T + self.shares[:, 1] * heavy_mass(a, b)
+        if self.num_spikes:
+            before = torch.cat([torch.zeros_like(self.spike_weight[:, :1]), self.spike_weight.cumsum(1)], dim=1)
+            first = torch.searchsorted(self.spikes, lower.T.contiguous())
+            last = torch.searchsorted(self.spikes, upper.T.contiguous())
+            # Finite spikes only: the padding stands at +inf, which `searchsorted` leaves to the right of any edge.
+            out = out + (before.gather(1, last) - before.gather(1, first)).T
+        return out
+
+    def log_mass(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Log-probability of the cells ``(batch, D)`` given that the number is not on an atom's cell."""
+        return torch.log(self.mass(lower, upper).clamp_min(1e-300)) - torch.log1p(-self.atom_mass())
+
+    def atom_mass(self) -> Tensor:
+        """Mass ``(D,)`` on the cells of atoms, where the number itself never stands."""
+        if self.atom_lower.shape[1] == 0:
+            return torch.zeros_like(self.shares[:, 0])
+        cells = self.mass(self.atom_lower.T, self.atom_upper.T)
+        return torch.where(torch.isfinite(self.atom_lower.T), cells, 0.0).sum(0).clamp_max(1 - 1e-12)
+
+    def sample(self, num: int, generator: torch.Generator | None = None) -> Tensor:
+        """``(num, D)`` draws; a quantized column's must be brought to the centre of their cell by the codec."""
+        x = self._draw(num, generator)
+        for _ in range(200 if self.atom_lower.shape[1] else 0):
+            on_atom = ((x[:, :, None] > self.atom_lower) & (x[:, :, None] < self.atom_upper)).any(2)
+            if not bool(on_atom.any()):
+                break
+            x = torch.where(on_atom, self._draw(num, generator), x)
+        return x
+
+    def _draw(self, num: int, generator: torch.Generator | None) -> Tensor:
+        kind, level = (
+            torch.rand(num, self.num_columns, generator=generator, dtype=torch.float64)
+            .clamp(2.0**-54, 1 - 2.0**-53)
+            .to(self.shares.device)
+            for _ in range(2)
+        )
+        heavy = self.centre[:, 0] + self.centre[:, 1] * heavy_quantile(level)
+        x = torch.where(kind < self.shares[:, 0], self._smooth().quantile(level.T).T, heavy)
+        if self.num_spikes:
+            total = self.spike_weight.sum(1)
+            cumulative = self.spike_weight.cumsum(1)
+            # The last spike with weight takes what rounding leaves at the upper end.
+            top = (self.spike_weight > 0).sum(1).sub(1).clamp_min(0)
+            index = torch.searchsorted(cumulative, (level * total).T.contiguous(), right=True).T
+            spike = self.spikes.gather(1, torch.minimum(index, top).T).T
+            x = torch.where(kind >= self.shares.sum(1), spike, x)
+        return x

@@ -1,0 +1,97 @@
+"""The models GenZoo knows, as one static table: read by the command line without importing torch.
+
+A test holds every entry against its class. Models of other packages join by an entry point of the group
+``genzoo.models`` whose name is the key and whose value is the class.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from genzoo.errors import GenZooError
+from genzoo.models.capabilities import Capabilities
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the catalogue.
+
+    Args:
+        key: Name on the command line.
+        class_path: Where the class is.
+        summary: One sentence: what it models.
+        paper: Authors, year, title or identifier.
+        capabilities: Equal to the class's own.
+        recipe: Name of a complete configuration in ``configs/recipes``, or empty.
+        group: Family, for the printed list.
+    """
+
+    key: str
+    class_path: str
+    summary: str
+    paper: str
+    capabilities: Capabilities
+    recipe: str = ""
+    group: str = "baselines"
+
+    @property
+    def class_name(self) -> str:
+        return self.class_path.rpartition(".")[2]
+
+
+CATALOGUE: dict[str, Entry] = {
+    entry.key: entry
+    for entry in ()
+}
+
+
+def outside_models() -> dict[str, EntryPoint]:
+    """Models of other installed packages, by entry point name."""
+    return {point.name: point for point in entry_points(group="genzoo.models")}
+
+
+def model_names() -> list[str]:
+    """Every name ``--models`` accepts."""
+    return [*CATALOGUE, *sorted(set(outside_models()) - set(CATALOGUE))]
+
+
+def find(name: str) -> str:
+    """Class path of a catalogue key, a class name, an entry point or a class path.
+
+    Raises:
+        GenZooError: no such model; the message offers the nearest names.
+    """
+    if name in CATALOGUE:
+        return CATALOGUE[name].class_path
+    for entry in CATALOGUE.values():
+        if name in (entry.class_name, entry.class_path):
+            return entry.class_path
+    points = outside_models()
+    if name in points:
+        return points[name].value.replace(":", ".")
+    if "." in name:
+        return name
+    names = model_names()
+    near = difflib.get_close_matches(name.lower(), names, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}"
+    raise GenZooError(f"unknown model '{name}'; {hint}")
+
+
+def model_class(name: str) -> Any:
+    """The class behind a name; imports torch."""
+    path = find(name)
+    module, _, attribute = path.rpartition(".")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise GenZooError(f"model '{name}' cannot be imported from '{path}': {error}") from error
+
+
+def alternatives(accepts: Callable[[Capabilities], bool]) -> list[str]:
+    """Catalogue keys whose capabilities satisfy a condition; for error messages."""
+    return [key for key, entry in CATALOGUE.items() if accepts(entry.capabilities)]

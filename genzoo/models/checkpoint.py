@@ -1,0 +1,118 @@
+"""Checkpoints: plain values and tensors only, opened by path alone."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from genzoo.errors import CheckpointError
+from genzoo.models.catalogue import CATALOGUE, outside_models
+
+if TYPE_CHECKING:
+    from genzoo.models.base import DensityModel
+
+FORMAT = 1
+KEY = "genzoo"
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide what a checkpoint means."""
+    found = {}
+    for package in ("genzoo", "torch", "lightning", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def checkpoint_path(run: str | Path) -> Path:
+    """The checkpoint of a run folder (the best one, else the last), or the path itself.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(run)
+    if path.is_dir():
+        for candidate in (path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt", path / "best.ckpt"):
+            if candidate.is_file():
+                return candidate
+        raise CheckpointError(f"'{run}' has no checkpoints/best.ckpt; give a run folder of genzoo fit, or a .ckpt file")
+    if not path.is_file():
+        raise CheckpointError(f"no run folder or checkpoint at '{run}'; look in runs/, or train one with genzoo fit")
+    return path
+
+
+def read_checkpoint(run: str | Path) -> dict[str, Any]:
+    """Contents of a checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: the file is truncated, is not a checkpoint, or was not written by GenZoo.
+    """
+    path = checkpoint_path(run)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"'{path}' is not a readable checkpoint (truncated, or of another program): {_first_line(error)}") from error
+    if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
+        raise CheckpointError(f"'{path}' is a checkpoint of another program; GenZoo opens what genzoo fit wrote")
+    if content[KEY].get("format", 0) > FORMAT:
+        raise CheckpointError(f"'{path}' was written by a newer GenZoo ({content[KEY]['versions'].get('genzoo')}); upgrade to open it")
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def trusted_class(class_path: str) -> Any:
+    """The class at ``class_path`` if it is catalogued, joined by entry point, or already imported.
+
+    Raises:
+        CheckpointError: it is none of these; opening a file must not import unknown code.
+    """
+    module, _, name = class_path.rpartition(".")
+    known = {entry.class_path for entry in CATALOGUE.values()}
+    known |= {point.value.replace(":", ".") for point in outside_models().values()}
+    if class_path not in known and module not in sys.modules:
+        raise CheckpointError(
+            f"the checkpoint needs the model class '{class_path}', which is not in the catalogue; import its module first"
+        )
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise CheckpointError(f"the checkpoint's model class '{class_path}' cannot be imported: {error}") from error
+
+
+def load(run: str | Path) -> DensityModel:
+    """Opens a trained model: a run folder or a ``.ckpt`` file, by path alone.
+
+    Args:
+        run: Run folder (its best checkpoint is taken) or checkpoint file.
+
+    Returns:
+        The model in evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: nothing there, truncated, foreign, or of a class that is not known.
+    """
+    content = read_checkpoint(run)
+    record = content[KEY]
+    kind = trusted_class(record["class_path"])
+    try:
+        model = kind(**record["init_args"])
+        model.load_state_dict(content["state_dict"])
+        model.restore_extra(content)
+    except (RuntimeError, TypeError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"'{run}' does not fit model class '{record['class_path']}' of this version (written with genzoo "
+            f"{record['versions'].get('genzoo')}): {_first_line(error)}"
+        ) from error
+    model.training_record = record.get("training", {})
+    model.eval()
+    return model

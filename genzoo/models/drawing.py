@@ -1,0 +1,180 @@
+"""Samples and imputations as frames: from model space through the codec back to the table's own form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from genzoo.errors import CapabilityError, DataError
+from genzoo.models.fit_check import require_complete
+from genzoo.models.scoring import evaluation_precision, split_unseen
+from genzoo.tables.batch import TableBatch
+from genzoo.tables.schema import Schema
+
+if TYPE_CHECKING:
+    from genzoo.models.base import DensityModel
+    from genzoo.tables.encode import TableData
+
+
+def draw_rows(
+    model: DensityModel, num_samples: int | None, given: Any, seed: int, backend: str, batch_size: int
+) -> Any:
+    """See :meth:`genzoo.DensityModel.sample`."""
+    from genzoo.tables.encode import decode_table
+
+    if given is None:
+        if not model.capabilities.samples:
+            raise CapabilityError(f"{type(model).__name__} does not draw samples")
+        if model.schema.context:
+            names = ", ".join(f"'{c.name}'" for c in model.schema.context)
+            raise CapabilityError(f"{type(model).__name__} conditions on {names}; give rows that hold them (--given rows.csv)")
+        if num_samples is None or num_samples < 1:
+            raise DataError(f"the number of samples must be at least 1, got {num_samples}")
+        batches = _draw(model, num_samples, None, seed, batch_size)
+    else:
+        batches = _draw_given(model, num_samples, given, seed, batch_size)
+    return decode_table(_joined(batches, model.schema), model.schema, backend)
+
+
+def _draw(model: DensityModel, num: int, context: TableBatch | None, seed: int, batch_size: int) -> list[TableBatch]:
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    with _evaluating(model):
+        for start in range(0, num, batch_size):
+            count = min(batch_size, num - start)
+            features = None
+            part = None
+            if context is not None:
+                part = context.select(slice(start, start + count)).to(model.device)
+                features = model.codec.encode(split_unseen(part, model.schema).batch).context  # type: ignore[attr-defined]
+            drawn = model.model_sample(count, features, generator)
+            _require_finite(model, drawn)
+            batches.append((drawn if part is None else _overlay(drawn, part, model.schema)).to("cpu"))
+    return batches
+
+
+def _draw_given(model: DensityModel, num: int | None, given: Any, seed: int, batch_size: int) -> list[TableBatch]:
+    from genzoo.tables.encode import encode_frame
+    from genzoo.tables.frames import read_frame
+
+    frame = read_frame(given)
+    present = set(frame.columns)
+    context = {c.name for c in model.schema.context}
+    known = {c.name for c in model.schema.columns}
+    if not present & known:
+        raise DataError(f"the given rows have none of the table's columns; known: {', '.join(sorted(known))}")
+    lacking = sorted(context - present)
+    if lacking:
+        raise DataError(f"the given rows lack context column '{lacking[0]}', on which the model conditions")
+    data = encode_frame(frame, model.schema, require=sorted(present & known))
+    num = len(data) if num is None else num
+    batch = data.select(np.arange(num) % len(data)).batch()
+    if present & {c.name for c in model.schema.scored}:
+        if not model.capabilities.imputes:
+            raise CapabilityError(f"{type(model).__name__} draws given context columns only, not given other columns")
+        return [filled[0] for filled in _impute_batches(model, batch, 1, seed, batch_size)]
+    return _draw(model, num, batch, seed, batch_size)
+
+
+def impute_table(model: DensityModel, table: Any, draws: int, seed: int, batch_size: int) -> list[Any]:
+    """See :meth:`genzoo.DensityModel.impute`."""
+    from genzoo.tables.encode import encode_frame, fill_holes
+    from genzoo.tables.frames import read_frame, to_native
+
+    if not model.capabilities.imputes:
+        raise CapabilityError(f"{type(model).__name__} does not impute; genzoo models lists those that do")
+    if draws < 1:
+        raise DataError(f"the number of draws must be at least 1, got {draws}")
+    frame = read_frame(table)
+    data = encode_frame(frame, model.schema)
+    filled = _impute_batches(model, data.batch(), draws, seed, batch_size)
+    frames = []
+    for draw in range(draws):
+        completed = _joined([parts[draw] for parts in filled], model.schema)
+        frames.append(to_native(fill_holes(frame, data, completed), like=table))
+    return frames
+
+
+def _impute_batches(
+    model: DensityModel, batch: TableBatch, draws: int, seed: int, batch_size: int
+) -> list[list[TableBatch]]:
+    require_complete(type(model).__name__, model.capabilities, model.schema, context_holes(batch, model.schema))
+    generator = torch.Generator().manual_seed(seed)
+    out = []
+    with _evaluating(model):
+        for start in range(0, len(batch), batch_size):
+            part = batch.select(slice(start, start + batch_size)).to(model.device)
+            known = split_unseen(part, model.schema).batch
+            encoded = model.codec.encode(known)
+            filled = model.model_impute(known, encoded, draws, generator)
+            for completed in filled:
+                _require_finite(model, completed)
+            out.append([completed.to("cpu") for completed in filled])
+    return out
+
+
+def context_holes(batch: TableBatch, schema: Schema) -> dict[str, int]:
+    """Missing cells of each context column."""
+    holes: dict[str, int] = {}
+    start = 0
+    for column in schema.numeric:
+        if column.role == "context":
+            holes[column.name] = int(torch.isnan(batch.numeric[:, start : start + column.width]).sum())
+        start += column.width
+    start = 0
+    for column in schema.categorical:
+        if column.role == "context":
+            holes[column.name] = int((batch.codes[:, start : start + column.width] == -1).sum())
+        start += column.width
+    return holes
+
+
+def _overlay(drawn: TableBatch, given: TableBatch, schema: Schema) -> TableBatch:
+    """Context cells of ``given`` in place of the drawn ones."""
+    numeric = [c.role == "context" for c in schema.numeric for _ in range(c.width)]
+    codes = [c.role == "context" for c in schema.categorical for _ in range(c.width)]
+    device = drawn.numeric.device
+    return drawn.with_values(
+        numeric=torch.where(torch.tensor(numeric, dtype=torch.bool, device=device), given.numeric, drawn.numeric),
+        codes=torch.where(torch.tensor(codes, dtype=torch.bool, device=device), given.codes, drawn.codes),
+    )
+
+
+def _require_finite(model: DensityModel, batch: TableBatch) -> None:
+    infinite = torch.isinf(batch.numeric).any(1)
+    if bool(infinite.any()):
+        raise CapabilityError(
+            f"{type(model).__name__} drew {int(infinite.sum())} non-finite rows of {len(batch)}; train longer, or with a smaller learning rate"
+        )
+
+
+def _joined(batches: list[TableBatch], schema: Schema) -> TableData:
+    from genzoo.tables.encode import TableData
+
+    whole = TableBatch.concatenate(batches)
+    return TableData(
+        numeric=whole.numeric.numpy(), codes=whole.codes.numpy(), rows=np.arange(len(whole), dtype=np.int64), schema=schema
+    )
+
+
+class _evaluating:
+    """Evaluation mode, no gradients unless the model needs them, full precision; and back."""
+
+    def __init__(self, model: DensityModel) -> None:
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.model.codec.require_fitted()
+        self.training = self.model.training
+        self.model.eval()
+        self.gradients = torch.set_grad_enabled(self.model.evaluation_gradients)
+        self.gradients.__enter__()
+        self.precision = evaluation_precision()
+        self.precision.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.precision.__exit__(*error)
+        self.gradients.__exit__(*error)
+        self.model.train(self.training)
