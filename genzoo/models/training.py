@@ -1,0 +1,157 @@
+"""One training loop for every model: the Trainer, its callbacks and the run folder."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger
+
+from genzoo.errors import GenZooError
+from genzoo.models.checkpoint import KEY, read_checkpoint, versions
+
+MAX_EPOCHS = 1000
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the epoch with the best validation likelihood as ``best.ckpt`` and the newest as ``last.ckpt``.
+
+    A model without an optimiser takes few counted steps; the base class would skip a checkpoint at step 0.
+    """
+
+    def __init__(self, folder: str | Path | None = None, monitor: str | None = "val/nll") -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="best",
+            monitor=monitor,
+            mode="min",
+            save_top_k=1,
+            save_last=True,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+        self._last_global_step_saved = -1
+
+
+class RunFolder(Callback):
+    """Writes what a run is into its folder: schema, versions, and after a test the likelihood of each row."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        schema = pl_module.schema.to_dict()  # type: ignore[union-attr,operator]
+        (self.folder / "schema.yaml").write_text(yaml.safe_dump(schema, sort_keys=False, allow_unicode=True))
+        (self.folder / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero and pl_module.test_likelihood is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            target = self.folder / "test_log_likelihood.parquet"
+            pl_module.test_likelihood.save(target, overwrite=True)  # type: ignore[union-attr,operator]
+
+
+def run_folder(model: str, data: str, root: str | Path = "runs") -> Path:
+    """A new folder ``root/<date>-<model>-<data>``; an existing one is never used again."""
+    clean = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{datetime.date.today():%Y-%m-%d}-{model}-{data}").strip("-")
+    root = Path(root)
+    for number in range(1, 10_000):
+        folder = root / (clean if number == 1 else f"{clean}-{number}")
+        try:
+            folder.mkdir(parents=True, exist_ok=False)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise GenZooError(f"cannot make the run folder '{folder}': {error.strerror}; choose another with --run_dir") from error
+        return folder
+    raise GenZooError(f"'{root}' holds too many runs named {clean}; choose another folder with --run_dir")
+
+
+def make_trainer(folder: str | Path, *, progress: bool = True, monitor: str | None = "val/nll", **options: Any) -> pl.Trainer:
+    """A Trainer with GenZoo's callbacks writing into ``folder``.
+
+    Args:
+        folder: Run folder.
+        progress: Show a progress bar.
+        monitor: What the best checkpoint minimises; ``None`` keeps the last epoch (no validation rows).
+        options: Any argument of ``lightning.pytorch.Trainer``.
+    """
+    callbacks: list[Callback] = [BestCheckpoint(Path(folder) / "checkpoints", monitor), RunFolder(folder)]
+    if progress:
+        callbacks.append(RichProgressBar())
+    callbacks += options.pop("callbacks", None) or []
+    defaults: dict[str, Any] = {
+        "max_epochs": MAX_EPOCHS,
+        "accelerator": "auto",
+        "devices": 1,
+        "logger": CSVLogger(str(folder), name="", version=""),
+        "enable_progress_bar": progress,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1_000_000_000,
+        "inference_mode": False,
+        "use_distributed_sampler": False,
+    }
+    return pl.Trainer(callbacks=callbacks, **(defaults | {k: v for k, v in options.items() if v is not None}))
+
+
+def train(model: Any, datamodule: Any, folder: str | Path | None = None, **options: Any) -> Any:
+    """Trains ``model`` on ``datamodule`` and leaves it with the weights of its best validation.
+
+    Args:
+        model: A fresh :class:`genzoo.DensityModel`.
+        datamodule: A GenZoo datamodule.
+        folder: Run folder; ``None`` trains in a temporary one and keeps nothing on disk.
+        options: Arguments of :func:`make_trainer`.
+
+    Returns:
+        The model, in evaluation mode on the CPU. An interruption (Ctrl-C) keeps the best weights so far.
+    """
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="genzoo-") as temporary:
+            return train(model, datamodule, temporary, **options)
+    datamodule.setup("fit")
+    monitor = "val/nll" if len(datamodule.data("val")) else None
+    trainer = make_trainer(folder, monitor=monitor, **options)
+    interrupted = False
+    try:
+        trainer.fit(model, datamodule=datamodule)
+    except (KeyboardInterrupt, SystemExit):
+        interrupted = True
+    checkpoint: Any = trainer.checkpoint_callback
+    best = checkpoint.best_model_path or checkpoint.last_model_path
+    if not best:
+        if interrupted:
+            raise KeyboardInterrupt
+        raise GenZooError("training ended before the first checkpoint; allow at least one epoch")
+    content = read_checkpoint(best)
+    model.load_state_dict(content["state_dict"])
+    model.restore_extra(content)
+    model.training_record = content[KEY]["training"]
+    return model.cpu().eval()
+
+
+def quiet() -> None:
+    """Silences Lightning's notes on devices and workers, which say nothing a user of a table can act on."""
+    import logging
+    import warnings
+
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*`training_step` returned `None`.*")
+    warnings.filterwarnings("ignore", message=".*configure_optimizers.*returned `None`.*")
+    warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+    torch.set_float32_matmul_precision(torch.get_float32_matmul_precision())
