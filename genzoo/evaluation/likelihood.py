@@ -1,0 +1,128 @@
+"""From a trained model and held-out rows to one line of a report."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from genzoo.errors import ComparisonError, DataError, GenZooError
+from genzoo.likelihood.log_likelihood import LogLikelihood
+from genzoo.reports.results import DiscretisedResult, ModelResult
+
+if TYPE_CHECKING:
+    from genzoo.models.base import DensityModel
+    from genzoo.reports.comparison import Comparison
+    from genzoo.tables.encode import TableData
+
+
+def evaluate_model(
+    name: str,
+    model: DensityModel,
+    data: TableData,
+    *,
+    seed: int = 0,
+    samples: int = 1000,
+    discretised_draws: int = 16,
+    curves: Mapping[str, list[tuple[float, float]]] | None = None,
+) -> ModelResult:
+    """Scores held-out rows, the discretised likelihood where a column has a density, and draws rows for pictures.
+
+    Args:
+        name: Name in the report.
+        model: A trained model.
+        data: Held-out rows, encoded.
+        seed: Seed of evaluation noise and samples: the same draws for every model.
+        samples: Rows to draw; 0 draws none.
+        discretised_draws: Points a row in the box of the data's resolution.
+        curves: Training curves to show.
+    """
+    from genzoo.likelihood.discretised import discretised
+
+    if not len(data):
+        raise DataError("there are no held-out rows to score; give a test split or more rows")
+    likelihood = model.log_prob(data, seed=seed)
+    at_resolution = None
+    if any(c.kind in ("continuous", "mixed") for c in model.schema.scored):
+        found = discretised(model, data, draws=discretised_draws, seed=seed)
+        at_resolution = DiscretisedResult(found.spike_index, found.likelihood, found.resolutions)
+    frame, speed = None, None
+    if samples and model.capabilities.samples:
+        started = time.monotonic()
+        given = _context_rows(model, data)
+        frame = model.sample(samples, given=given, seed=seed)
+        speed = samples / max(time.monotonic() - started, 1e-9)
+    record = model.training_record
+    return ModelResult(
+        name=name,
+        likelihood=likelihood,
+        discretised=at_resolution,
+        curves=curves or {},
+        samples=frame,
+        num_parameters=model.num_parameters,
+        train_seconds=record.get("seconds"),
+        sample_rows_per_second=speed,
+        settings={"seed": seed, "class": type(model).__name__, **likelihood.settings},
+    )
+
+
+def _context_rows(model: DensityModel, data: TableData) -> Any:
+    """Held-out context columns to condition samples on; ``None`` for a model without context."""
+    if not model.schema.context:
+        return None
+    from genzoo.tables.encode import decode_table
+
+    frame = decode_table(data, data.schema, "pandas")
+    return frame[[c.name for c in model.schema.context]]
+
+
+def evaluate_models(models: Mapping[str, DensityModel], table: Any, *, seed: int = 0, samples: int = 1000) -> Comparison:
+    """See :func:`genzoo.compare`."""
+    from genzoo.reports.comparison import Comparison
+    from genzoo.tables.encode import encode_frame
+    from genzoo.tables.frames import read_frame
+
+    if not models:
+        raise ComparisonError("there is no model to compare")
+    schemas = {model.schema.measure for model in models.values()}
+    if len(schemas) > 1:
+        raise ComparisonError("the models were trained with different schemas; train them with one --data.schema")
+    frame = read_frame(table)
+    results = []
+    first = next(iter(models.values()))
+    for name, model in models.items():
+        try:
+            results.append(evaluate_model(name, model, encode_frame(frame, model.schema), seed=seed, samples=samples))
+        except GenZooError as error:
+            results.append(ModelResult(name=name, error=str(error)))
+    facts = {"test rows": len(frame)}
+    return Comparison(results=results, schema=first.schema, data_frame=frame, facts=facts)
+
+
+def oracle_result(values: np.ndarray, like: LogLikelihood) -> ModelResult:
+    """The true density of a toy as a line of the report: shown, never ranked."""
+    import dataclasses
+
+    likelihood = dataclasses.replace(
+        like, values=values, kind="exact", bias=None, se=None, discrete=None, continuous=None, by_column=None,
+        model="oracle", method="known density", settings={}, uses_mask=False, meta={},
+    )  # fmt: skip
+    return ModelResult(name="oracle", likelihood=likelihood, is_oracle=True)
+
+
+def read_curves(folder: str | Path) -> dict[str, list[tuple[float, float]]]:
+    """Training curves of a run folder: name to (step, value)."""
+    path = Path(folder) / "metrics.csv"
+    curves: dict[str, list[tuple[float, float]]] = {}
+    if not path.is_file():
+        return curves
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            for key, value in row.items():
+                if key not in ("step", "epoch") and value:
+                    curves.setdefault(key, []).append((float(row["step"] or 0), float(value)))
+    return curves
