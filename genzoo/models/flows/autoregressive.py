@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from genzoo.bijections.elementwise import Elementwise
 from genzoo.codecs.base import CategorySlot, Cells, NumberSlot
@@ -96,7 +95,7 @@ class AutoregressiveDensity(nn.Module):
         for k, block_order in enumerate(self.block_orders):
             places = layout.positions(block_order)
             in_degrees = [p + 1 for p in places] * NUMBER_FEATURES + self.features.degrees
-            out_degrees = [p for p in places for _ in range(width)]
+            out_degrees = places * width
             if k == 0:  # the heads of the categories sit on the first network
                 out_degrees += [layout.category_position[c] for c, size in enumerate(self.sizes) for _ in range(size)]
             nets.append(MADE(torch.tensor(in_degrees), torch.tensor(out_degrees), hidden, num_layers, dropout))
@@ -108,6 +107,8 @@ class AutoregressiveDensity(nn.Module):
         self.register_buffer("_inner", torch.tensor(layout.inner, dtype=torch.int64), persistent=False)
         quantized = torch.tensor([slot.quantized for slot in numbers], dtype=torch.bool)
         self.register_buffer("_quantized", quantized, persistent=False)
+        self.register_buffer("_outer", self._inner.argsort(), persistent=False)
+        self._outer: Tensor
         self._inner: Tensor
         self._quantized: Tensor
 
@@ -121,8 +122,7 @@ class AutoregressiveDensity(nn.Module):
 
     def number_outputs(self, k: int) -> slice:
         """Outputs of any network that belong to inner number ``k``."""
-        width = self.element.num_parameters
-        return slice(k * width, (k + 1) * width)
+        return slice(k, self.num_numbers * self.element.num_parameters, self.num_numbers)
 
     def category_outputs(self, c: int) -> slice:
         """Outputs of the first network that are the logits of category slot ``c``."""
@@ -141,41 +141,98 @@ class AutoregressiveDensity(nn.Module):
             atom_upper: Likewise, upper edges.
         """
         layout, dtype = self.layout, self.dtype()
-        num_grid = layout.num_quantized
-        present = cells.present[:, self._inner]
-        number = torch.where(present, cells.number[:, self._inner], 0.0)
-        static = self.features(
-            cells.category, cells.number_hole[:, self._inner], cells.category < 0, cells.context.to(dtype)
-        )
-        grid = block = None
+        num_grid, precise = layout.num_quantized, torch.float32 if self.training else torch.float64
+        static = self.static_features(cells)
+        # From here on numbers are (numbers, batch): see Spline.
+        present = cells.present[:, self._inner].t()
+        number = torch.where(present, cells.number[:, self._inner].t(), 0.0)
+        grid, block = None, None
+        atom = torch.full_like(present[:0], -1, dtype=torch.int64)
         if num_grid:
             lower, upper, atom = self._edges(cells, present, atom_lower, atom_upper)
-            grid = torch.stack([lower, number[:, :num_grid].double(), upper], -1)
+            grid = torch.stack([lower, number[:num_grid], upper]).double()
         if layout.num_continuous:
-            block = number[:, num_grid:].to(dtype if self.training else torch.float64)
+            block = number[num_grid:].to(precise)
         block_log_det: Tensor | float = 0.0
-        logits = None
+        heads: list[Tensor] = []
         for k, net in enumerate(self.nets):
-            y = [part for part in (None if grid is None else grid[..., 1].to(dtype), block) if part is not None]
-            out = net(torch.cat([number_features(torch.cat([p.to(dtype) for p in y], 1), present), static], 1) if y else static)
-            parameters = out[:, : self.num_numbers * self.element.num_parameters]
-            parameters = parameters.unflatten(1, (self.num_numbers, self.element.num_parameters))
+            y = [part.to(dtype) for part in (None if grid is None else grid[1], block) if part is not None]
+            out = net(torch.cat([number_features(torch.cat(y), present), static], 1) if y else static)
+            parameters, logits = self.split_outputs(out)
             if k == 0:
-                logits = out[:, self.num_numbers * self.element.num_parameters :]
+                heads = [part.to(precise).log_softmax(0) for part in logits.split(self.sizes)]
             if grid is not None:
                 grid, _ = self.element.apply(grid, parameters[:, :num_grid], to_latent=True)
             if block is not None:
                 block, log_det = self.element.apply(block, parameters[:, num_grid:], to_latent=True)
                 block_log_det = block_log_det + log_det
-        category = self._category_log_prob(logits, cells.category)
         scores = []
         if grid is not None:
-            cell = log_normal_cell(grid[..., 0], grid[..., 2])
-            scores.append(self._grid_score(cell, atom, present[:, :num_grid], category, logits))
+            cell = log_normal_cell(grid[0], grid[2])
+            scores.append(torch.where(present[:num_grid], cell, self._atom_excess(cell, atom, heads)))
         if block is not None:
             density = (log_normal_density(block) + block_log_det).double()
-            scores.append(torch.where(present[:, num_grid:], density, 0.0))
-        result = cells.number.new_zeros(cells.number.shape, dtype=torch.float64)
+            scores.append(torch.where(present[num_grid:], density, 0.0))
+        result = torch.zeros_like(cells.number, dtype=torch.float64)
         if scores:
-            result = result.index_copy(1, self._inner, torch.cat(scores, 1))
-        return SlotLogProb(result, category, self._quantized)
+            result = torch.cat(scores)[self._outer].t()
+        return SlotLogProb(result, self._category_log_prob(heads, cells.category), self._quantized)
+
+    def static_features(self, cells: Cells) -> Tensor:
+        """``(batch, features)``: what the networks see besides the numbers."""
+        hole = cells.number_hole[:, self._inner]
+        return self.features(cells.category, hole, cells.category < 0, cells.context.to(self.dtype()))
+
+    def split_outputs(self, out: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs of a network to ``(parameters per map, num_numbers, batch)`` and the logits of all categories."""
+        width = self.num_numbers * self.element.num_parameters
+        parameters, logits = out.split((width, len(out) - width))
+        return parameters.unflatten(0, (self.element.num_parameters, self.num_numbers)), logits
+
+    @staticmethod
+    def _category_log_prob(heads: list[Tensor], category: Tensor) -> Tensor:
+        if not heads:
+            return torch.zeros_like(category, dtype=torch.float64)
+        known = category.clamp_min(0).t()
+        picked = torch.cat([head.gather(0, known[c : c + 1]) for c, head in enumerate(heads)])
+        return torch.where(category >= 0, picked.t().double(), 0.0)
+
+    def _edges(
+        self, cells: Cells, present: Tensor, atom_lower: Tensor | None, atom_upper: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Edges of the cells to integrate over, ``(num_quantized, batch)``, and the atom the row sits on (-1: none).
+
+        A row on an atom gets the cell of the atom's value: the continuum lends it the mass it puts there.
+        """
+        grid = self._inner[: self.layout.num_quantized]
+        present = present[: len(grid)]
+        lower, upper = cells.lower[:, grid].t(), cells.upper[:, grid].t()
+        atom = torch.full_like(present, -1, dtype=torch.int64)
+        if atom_lower is not None and atom_upper is not None:
+            lower, upper = lower.clone(), upper.clone()
+            for k, indicator in enumerate(self.layout.inner_indicator[: len(grid)]):
+                if indicator is None:
+                    continue
+                code = cells.category[:, indicator]
+                on_atom = (code >= 0) & (code < self.sizes[indicator] - 1)
+                index = torch.where(on_atom, code, 0)
+                low, high = atom_lower[grid[k]][index], atom_upper[grid[k]][index]
+                on_atom = on_atom & (low < high)  # a missing value counted as an atom has no cell
+                atom[k] = torch.where(on_atom, code, -1)
+                lower[k] = torch.where(on_atom, low, lower[k])
+                upper[k] = torch.where(on_atom, high, upper[k])
+        used = present | (atom >= 0)
+        return torch.where(used, lower, -1.0), torch.where(used, upper, 1.0), atom
+
+    def _atom_excess(self, cell: Tensor, atom: Tensor, heads: list[Tensor]) -> Tensor:
+        """What the continuum adds to an atom: ``log(p(atom) + p(no atom) p(its cell)) - log p(atom)``; 0 off atoms."""
+        rows = []
+        for k, indicator in enumerate(self.layout.inner_indicator[: len(cell)]):
+            if indicator is None:
+                rows.append(torch.zeros_like(cell[k]))
+                continue
+            head = heads[indicator].double()
+            log_atom = head.gather(0, atom[k : k + 1].clamp_min(0)).squeeze(0)
+            excess = torch.logaddexp(torch.zeros_like(log_atom), head[-1] + cell[k] - log_atom)
+            rows.append(torch.where(atom[k] >= 0, excess, 0.0))
+        return torch.stack(rows)

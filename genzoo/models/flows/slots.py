@@ -122,9 +122,9 @@ class CellFeatures(nn.Module):
 
 
 def number_features(y: Tensor, present: Tensor) -> Tensor:
-    """Two views of each number, zero where it is absent: ``(batch, n)`` to ``(batch, 2 n)``.
+    """Two views of each number, zero where it is absent: ``(n, batch)`` twice to ``(batch, 2 n)``.
 
-    An outlier must not explode what comes after it: asinh grows like a logarithm, tanh tells the middle apart.
+    An outlier must not explode what comes after it: one view grows like a logarithm, the other tells the middle apart.
     """
     y = torch.where(present, y, 0.0)
-    return torch.cat([y.asinh(), (2 * y).tanh()], -1)
+    return torch.cat([y.abs().log1p().copysign(y), (2 * y).tanh()]).t()
