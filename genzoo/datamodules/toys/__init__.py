@@ -1,0 +1,1 @@
+"""Synthetic densities whose log-density is known."""
