@@ -140,17 +140,18 @@ class LogLikelihood:
         return float(self.values.mean()) if len(self) else math.nan
 
     def se_mean(self) -> float:
-        """Standard error of :meth:`mean`: rows, their Monte Carlo noise and the common part.
+        """Standard error of :meth:`mean` from rows and their Monte Carlo noise; ``se_common`` is apart.
 
-        ``sqrt(s^2 / n + se_common^2)``; the sample variance ``s^2`` of the values already holds the noise of the draws,
-        which are independent between rows. NaN for fewer than two rows, or a row at ``-inf``.
+        ``s / sqrt(n)``: the sample variance ``s^2`` of the values already holds the noise of the draws, which are
+        independent between rows. NaN for fewer than two rows, or a row at ``-inf``.
         """
-        return math.hypot(self._se_rows(), self.se_common)
-
-    def _se_rows(self) -> float:
         if len(self) < 2 or not np.isfinite(self.values).all():
             return math.nan
         return float(self.values.std(ddof=1)) / math.sqrt(len(self))
+
+    def se_total(self) -> float:
+        """Standard error of :meth:`mean` from all sources: ``sqrt(s^2 / n + se_common^2)``."""
+        return math.hypot(self.se_mean(), self.se_common)
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers for a report, in nats a row.
@@ -164,14 +165,14 @@ class LogLikelihood:
 
         v = self.values
         num = len(self)
-        se_rows = self._se_rows()
+        se_rows = self.se_mean()
         se_mc = 0.0 if self.kind == "exact" else math.nan
         if self.se is not None and num:
             se_mc = math.sqrt(float(np.mean(self.se**2)) / num)
         return {
             "num_rows": num,
             "mean": self.mean(),
-            "se": self.se_mean(),
+            "se": self.se_total(),
             "se_rows": se_rows,
             "se_mc": se_mc,
             "se_common": self.se_common,
@@ -201,7 +202,7 @@ class LogLikelihood:
         word = kind_word(self.kind, self.bias)
         if self.num_neg_inf:
             return f"-inf, {self.num_neg_inf} of {len(self)} rows ({word})"
-        mean, se = self.mean(), self.se_mean()
+        mean, se = self.mean(), self.se_total()
         if not math.isfinite(se):
             return f"{mean:.3f} ({word})"
         digits = decimals_for(se)

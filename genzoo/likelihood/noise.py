@@ -16,7 +16,7 @@ class RowNoise:
 
     Blocks of 1024 rows are drawn on the host from a generator seeded by (seed, stream, block), so any row sees the same
     draws whatever rows stand beside it. ``stream`` keeps uses apart: a module that draws twice names two streams. A
-    block is drawn whole, so many draws of a wide row are better asked for one stream at a time (``stream=f"dither/{k}"``).
+    block is drawn whole: for many draws of a wide row ask for one stream at a time (``stream=f"dither/{k}"``).
 
     Args:
         seed: Seed of the evaluation.

@@ -79,7 +79,7 @@ def with_and_without(likelihood: LogLikelihood, duplicate: ArrayLike) -> Duplica
         num_rows=len(likelihood),
         num_duplicates=int(mask.sum()),
         mean=likelihood.mean(),
-        se=likelihood.se_mean(),
+        se=likelihood.se_total(),
         mean_without=rest.mean(),
-        se_without=rest.se_mean(),
+        se_without=rest.se_total(),
     )
