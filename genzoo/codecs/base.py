@@ -1,9 +1,9 @@
-"""What every codec keeps: a model's own view of a row, fitted on training rows, with the log-volume back to the data."""
+"""What every codec keeps: a model's own view of a row, fitted on training rows, with the log-volume to the data."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
@@ -22,9 +22,14 @@ class Encoded(Protocol):
     beyond declared bounds, its likelihood is zero.
     """
 
-    rows: Tensor
-    log_volume: Tensor
-    outside: Tensor
+    @property
+    def rows(self) -> Tensor: ...
+
+    @property
+    def log_volume(self) -> Tensor: ...
+
+    @property
+    def outside(self) -> Tensor: ...
 
     def __len__(self) -> int: ...
 
@@ -103,11 +108,11 @@ class Cells:
         number: ``(batch, num_numbers)`` float64 model-space value; for a quantized slot the centre of its cell; 0 where
             not ``present``.
         lower: ``(batch, num_numbers)`` float64, model-space lower edge of the cell (-inf at a declared bound); equals
-            ``number`` for a density.
-        upper: likewise, upper edge.
+            ``number`` for a density; -1 for a quantized slot that is not ``present`` (harmless to evaluate and mask).
+        upper: likewise, upper edge; +1 for a quantized slot that is not ``present``.
         present: ``(batch, num_numbers)`` bool: the number is observed (not a hole, and not an atom).
         category: ``(batch, num_category_slots)`` int64; -1 is a hole.
-        number_hole: ``(batch, num_numbers)`` bool: the column's cell is missing (an atom is neither present nor a hole).
+        number_hole: ``(batch, num_numbers)`` bool: the column's cell is missing (an atom is neither present nor hole).
         context: ``(batch, num_context)`` float32 dense context features, holes flagged; zero columns without context.
         log_volume: ``(batch, num_scored_columns)`` float64, see :class:`Encoded`.
         outside: ``(batch,)`` bool.
@@ -126,3 +131,11 @@ class Cells:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def select(self, index: Tensor | slice) -> Cells:
+        """The rows at ``index``."""
+        return Cells(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+    def repeat(self, draws: int) -> Cells:
+        """Every row ``draws`` times, neighbours: for several draws of noise a row."""
+        return Cells(**{field.name: getattr(self, field.name).repeat_interleave(draws, 0) for field in fields(self)})
