@@ -80,7 +80,9 @@ def _context_rows(model: DensityModel, data: TableData) -> Any:
     return frame[[c.name for c in model.schema.context]]
 
 
-def evaluate_models(models: Mapping[str, DensityModel], table: Any, *, seed: int = 0, samples: int = 1000) -> Comparison:
+def evaluate_models(
+    models: Mapping[str, DensityModel], table: Any, *, seed: int = 0, samples: int = 1000
+) -> Comparison:
     """See :func:`genzoo.compare`."""
     from genzoo.reports.comparison import Comparison
     from genzoo.tables.encode import encode_frame

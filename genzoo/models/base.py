@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning.pytorch as pl
@@ -91,6 +92,14 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         self.test_likelihood: LogLikelihood | None = None
         require_capable(type(self).__name__, self.capabilities, self.schema)
 
+    @staticmethod
+    @contextmanager
+    def construction(arguments: dict[str, Any]) -> Iterator[None]:
+        """Weights are a function of the seed alone: the caller's random state is neither used nor changed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(arguments.get("seed", 0), "weights"))
+            yield
+
     # ---- what a method writes -------------------------------------------------------------------------------------
 
     @property
@@ -124,11 +133,11 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
     def model_sample(self, num_samples: int, context: Tensor | None, generator: torch.Generator) -> TableBatch:
         """Decoded raw rows. ``context`` is ``(num_samples, num_context)`` encoded context features, or ``None``."""
 
-    def model_impute(
-        self, batch: TableBatch, encoded: Any, draws: int, generator: torch.Generator
-    ) -> list[TableBatch]:
+    def model_impute(self, batch: TableBatch, encoded: Any, draws: int, generator: torch.Generator) -> list[TableBatch]:
         """``draws`` completions of raw rows: every hole of a scored column filled, observed cells as they are."""
-        raise CapabilityError(f"{type(self).__name__} does not impute; use a model that does (genzoo models lists them)")
+        raise CapabilityError(
+            f"{type(self).__name__} does not impute; use a model that does (genzoo models lists them)"
+        )
 
     def fit_closed_form(self, batches: Sequence[Any]) -> None:
         """Fits a closed-form model from the encoded training rows."""
@@ -159,12 +168,14 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         if bool(self.codec.fitted):
             return
         if datamodule is None or not hasattr(datamodule, "fit_sample"):
-            raise GenZooError("training needs a GenZoo datamodule (Table, Toy, ...), which knows the rows to fit scales on")
+            raise GenZooError(
+                "training needs a GenZoo datamodule (Table, Toy, ...), which knows the rows to fit scales on"
+            )
         batch: TableBatch = datamodule.fit_sample()
         self.codec.fit(batch)
         if not self.closed_form:
-            with torch.no_grad(), torch.random.fork_rng():
-                torch.manual_seed(seed_of(self.seed, "initialise") % 2**63)
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed_of(self.seed, "initialise"))
                 self.initialise([self.codec.encode(split_unseen(batch, self.schema).batch)])
 
     def setup(self, stage: str) -> None:
@@ -189,7 +200,9 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         if self.ema:
             callbacks.append(WeightAverage(self.ema))
         if self.patience:
-            callbacks.append(EarlyStopping("val/nll", patience=self.patience, min_delta=1e-4, check_on_train_epoch_end=False))
+            callbacks.append(
+                EarlyStopping("val/nll", patience=self.patience, min_delta=1e-4, check_on_train_epoch_end=False)
+            )
         return callbacks
 
     def configure_optimizers(self) -> Any:
@@ -346,9 +359,7 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         was_training, started = self.training, time.monotonic()
         self.eval()
         try:
-            parts = [
-                _numpy(b, self.score_batch(b.to(self.device), seed, draws)) for b in _chunks(data, batch_size)
-            ]
+            parts = [_numpy(b, self.score_batch(b.to(self.device), seed, draws)) for b in _chunks(data, batch_size)]
         finally:
             self.train(was_training)
         return self._collect(parts, data, seed, draws, seconds=time.monotonic() - started)
@@ -417,7 +428,13 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
     # ---- samples and imputations ----------------------------------------------------------------------------------
 
     def sample(
-        self, num_samples: int | None = None, *, given: Any = None, seed: int = 0, backend: str = "pandas", batch_size: int = 4096
+        self,
+        num_samples: int | None = None,
+        *,
+        given: Any = None,
+        seed: int = 0,
+        backend: str = "pandas",
+        batch_size: int = 4096,
     ) -> Any:
         """Draws rows as a frame in the table's own form.
 

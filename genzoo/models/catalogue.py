@@ -44,10 +44,7 @@ class Entry:
         return self.class_path.rpartition(".")[2]
 
 
-CATALOGUE: dict[str, Entry] = {
-    entry.key: entry
-    for entry in ()
-}
+CATALOGUE: dict[str, Entry] = {entry.key: entry for entry in ()}
 
 
 def outside_models() -> dict[str, EntryPoint]:

@@ -58,11 +58,15 @@ def read_checkpoint(run: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CheckpointError(f"'{path}' is not a readable checkpoint (truncated, or of another program): {_first_line(error)}") from error
+        raise CheckpointError(
+            f"'{path}' is not a readable checkpoint (truncated, or of another program): {_first_line(error)}"
+        ) from error
     if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
         raise CheckpointError(f"'{path}' is a checkpoint of another program; GenZoo opens what genzoo fit wrote")
     if content[KEY].get("format", 0) > FORMAT:
-        raise CheckpointError(f"'{path}' was written by a newer GenZoo ({content[KEY]['versions'].get('genzoo')}); upgrade to open it")
+        raise CheckpointError(
+            f"'{path}' was written by a newer GenZoo ({content[KEY]['versions'].get('genzoo')}); upgrade to open it"
+        )
     return content
 
 

@@ -29,7 +29,9 @@ def draw_rows(
             raise CapabilityError(f"{type(model).__name__} does not draw samples")
         if model.schema.context:
             names = ", ".join(f"'{c.name}'" for c in model.schema.context)
-            raise CapabilityError(f"{type(model).__name__} conditions on {names}; give rows that hold them (--given rows.csv)")
+            raise CapabilityError(
+                f"{type(model).__name__} conditions on {names}; give rows that hold them (--given rows.csv)"
+            )
         if num_samples is None or num_samples < 1:
             raise DataError(f"the number of samples must be at least 1, got {num_samples}")
         batches = _draw(model, num_samples, None, seed, batch_size)
@@ -155,7 +157,10 @@ def _joined(batches: list[TableBatch], schema: Schema) -> TableData:
 
     whole = TableBatch.concatenate(batches)
     return TableData(
-        numeric=whole.numeric.numpy(), codes=whole.codes.numpy(), rows=np.arange(len(whole), dtype=np.int64), schema=schema
+        numeric=whole.numeric.numpy(),
+        codes=whole.codes.numpy(),
+        rows=np.arange(len(whole), dtype=np.int64),
+        schema=schema,
     )
 
 

@@ -11,7 +11,9 @@ from torch import nn
 Schedule = Literal["plateau", "cosine", "constant"]
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], lr: float, choice: dict[str, Any] | None) -> torch.optim.Optimizer:
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], lr: float, choice: dict[str, Any] | None
+) -> torch.optim.Optimizer:
     """AdamW with ``lr``, or ``choice``: ``{"class_path": "torch.optim.SGD", "init_args": {...}}``.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 
@@ -14,6 +15,11 @@ class RecordsArguments:
     """
 
     init_args: dict[str, Any]
+
+    @staticmethod
+    def construction(arguments: dict[str, Any]) -> AbstractContextManager[None]:
+        """Hook: a context in which the object is made, such as one that seeds its random starting values."""
+        return nullcontext()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -33,7 +39,10 @@ class RecordsArguments:
                         arguments.update(arguments.pop(name, {}))
                 # object.__setattr__: nn.Module refuses some attributes before its own __init__ has run
                 object.__setattr__(self, "init_args", arguments)
-            original(self, *args, **named)
+                with self.construction(arguments):
+                    original(self, *args, **named)
+            else:
+                original(self, *args, **named)
 
         cls.__init__ = wrapped  # type: ignore[method-assign]
 
@@ -54,4 +63,6 @@ def require_plain(value: Any, where: str) -> None:
         for key, item in value.items():
             require_plain(item, f"{where}.{key}")
         return
-    raise TypeError(f"argument '{where}' is a {type(value).__name__}; a checkpoint keeps numbers, strings, lists and dictionaries only")
+    raise TypeError(
+        f"argument '{where}' is a {type(value).__name__}; a checkpoint keeps numbers, strings, lists and dictionaries only"
+    )

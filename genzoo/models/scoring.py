@@ -90,9 +90,7 @@ def evaluation_precision() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = conv
 
 
-def sum_over_known(
-    model: Any, unseen: UnseenCells, noise: RowNoise, draws: int
-) -> tuple[Encoded, ModelLogProb]:
+def sum_over_known(model: Any, unseen: UnseenCells, noise: RowNoise, draws: int) -> tuple[Encoded, ModelLogProb]:
     """Marginal over the known categories of unseen cells, for a model that has no holes of its own.
 
     One unseen cell a row is summed exactly by enumeration; the encoded rows returned carry the log-volume, which does

@@ -73,12 +73,16 @@ def run_folder(model: str, data: str, root: str | Path = "runs") -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise GenZooError(f"cannot make the run folder '{folder}': {error.strerror}; choose another with --run_dir") from error
+            raise GenZooError(
+                f"cannot make the run folder '{folder}': {error.strerror}; choose another with --run_dir"
+            ) from error
         return folder
     raise GenZooError(f"'{root}' holds too many runs named {clean}; choose another folder with --run_dir")
 
 
-def make_trainer(folder: str | Path, *, progress: bool = True, monitor: str | None = "val/nll", **options: Any) -> pl.Trainer:
+def make_trainer(
+    folder: str | Path, *, progress: bool = True, monitor: str | None = "val/nll", **options: Any
+) -> pl.Trainer:
     """A Trainer with GenZoo's callbacks writing into ``folder``.
 
     Args:

@@ -98,7 +98,9 @@ class AutoregressiveDensity(nn.Module):
             out_degrees = places * width
             if k == 0:  # the heads of the categories sit on the first network
                 out_degrees += [layout.category_position[c] for c, size in enumerate(self.sizes) for _ in range(size)]
-            nets.append(MADE(torch.tensor(in_degrees), torch.tensor(out_degrees), hidden, num_layers, dropout))
+            nets.append(
+                MADE(torch.tensor(in_degrees), torch.tensor(out_degrees), hidden, num_layers, dropout, num_context > 0)
+            )
             # Flags of a pattern that training never shows must not act like noise.
             flags = slice(self.features.flags.start + len(places) * NUMBER_FEATURES, len(in_degrees) - num_context)
             with torch.no_grad():

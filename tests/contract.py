@@ -1,0 +1,62 @@
+"""Tables and small settings that the contract suite runs every catalogue entry on. A new model joins by one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+# Arguments that make a model small enough for a test; a model that needs none is left out.
+SMALL: dict[str, dict[str, Any]] = {
+    "independent": {},
+    "gaussian": {},
+    "mixture": {"num_components": 3},
+    "maf": {"num_transforms": 2, "hidden": 32, "patience": 0},
+    "spline_flow": {"num_transforms": 2, "hidden": 32, "patience": 0},
+}
+TRAINER = {"max_epochs": 3}
+
+
+def mixed_table(num_rows: int = 400, seed: int = 0, holes: bool = True) -> pd.DataFrame:
+    """Continuous, quantized, mixed (40 % zeros) and categorical columns that depend on each other, with holes."""
+    rng = np.random.default_rng(seed)
+    group = rng.integers(0, 3, num_rows)
+    x = rng.normal(size=num_rows) + group
+    count = rng.poisson(3 + 2 * group)
+    amount = np.where(rng.random(num_rows) < 0.4, 0.0, np.exp(rng.normal(size=num_rows) + 0.3 * x))
+    frame = pd.DataFrame(
+        {
+            "x": x,
+            "count": count.astype("int64"),
+            "amount": amount,
+            "group": np.array(["a", "b", "c"])[group],
+            "flag": np.where(rng.random(num_rows) < 1 / (1 + np.exp(-x)), "yes", "no"),
+        }
+    )
+    if holes:
+        frame["count"] = frame["count"].astype("Int64")
+        for name in ("x", "count", "group"):
+            frame.loc[rng.random(num_rows) < 0.1, name] = None
+    return frame
+
+
+def discrete_table(num_rows: int = 300, seed: int = 0) -> pd.DataFrame:
+    """A category, a small count with more zeros than its neighbours, and a flag: every state can be listed."""
+    rng = np.random.default_rng(seed)
+    group = rng.integers(0, 3, num_rows)
+    return pd.DataFrame(
+        {
+            "group": np.array(["a", "b", "c"])[group],
+            "count": rng.poisson(1 + group),
+            "flag": np.where(rng.random(num_rows) < 0.3 + 0.2 * group, "yes", "no"),
+        }
+    )
+
+
+def continuous_table(num_rows: int = 400, seed: int = 0, num_columns: int = 2) -> pd.DataFrame:
+    """Correlated, skewed numbers without ties."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(num_rows, num_columns))
+    z[:, 1:] += 0.7 * z[:, :-1] ** 2
+    return pd.DataFrame({f"c{i}": z[:, i] * (1 + i) for i in range(num_columns)})
