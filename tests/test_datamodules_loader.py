@@ -141,7 +141,8 @@ def test_fresh_rows_are_drawn_once_an_epoch() -> None:
     loader = BatchLoader(table(12), 5, shuffle=True, refresh=refresh)
     first = TableBatch.concatenate(list(loader))
     again = TableBatch.concatenate(list(loader))
-    assert torch.equal(first.codes, again.codes) and calls == [0]
+    assert torch.equal(first.codes, again.codes)
+    assert calls == [0]
     loader.sampler.set_epoch(1)
     second = TableBatch.concatenate(list(loader))
     assert calls == [0, 1]
@@ -247,4 +248,5 @@ def test_rows_on_the_device_give_the_same_batches() -> None:
     for a, b in zip(host, device, strict=True):
         assert b.numeric.is_cuda
         torch.testing.assert_close(a.numeric, b.numeric.cpu(), equal_nan=True, rtol=0, atol=0)
-        assert torch.equal(a.codes, b.codes.cpu()) and torch.equal(a.rows, b.rows.cpu())
+        assert torch.equal(a.codes, b.codes.cpu())
+        assert torch.equal(a.rows, b.rows.cpu())

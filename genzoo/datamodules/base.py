@@ -115,8 +115,9 @@ class TableDataModule(LightningDataModule, ABC):
     @property
     def split_counts(self) -> dict[str, int]:
         """Rows of each split, and how many rows of validation and test are identical to a training row."""
-        counts = {split: len(self.data(split)) for split in SPLITS}
-        counts |= {f"{split}_duplicates": int(self.duplicate_mask(split).sum()) for split in ("val", "test")}
+        counts: dict[str, int] = {split: len(self.data(split)) for split in SPLITS}
+        for split in SPLITS[1:]:
+            counts[f"{split}_duplicates"] = int(self.duplicate_mask(split).sum())
         return counts
 
     def duplicate_mask(self, split: Split) -> NDArray[np.bool_]:

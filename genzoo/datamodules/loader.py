@@ -1,4 +1,4 @@
-"""Fast batches of raw rows: whole arrays sliced by index, a batch at a time, in an order that is a function of (seed, epoch)."""
+"""Fast batches of raw rows: whole arrays sliced by index, in an order that is a function of (seed, epoch)."""
 
 from __future__ import annotations
 

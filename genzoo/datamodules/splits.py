@@ -1,4 +1,4 @@
-"""Which rows train, validate and test: random, grouped, in time, or as a column says; and rows that two splits share."""
+"""Which rows train, validate and test: random, grouped, in time or as a column says; rows that splits share."""
 
 from __future__ import annotations
 
