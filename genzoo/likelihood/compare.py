@@ -28,7 +28,8 @@ def require_comparable(first: LogLikelihood, second: LogLikelihood) -> None:
     """Refuses two likelihoods that answer different questions.
 
     They must agree in rows, table, base measure of the schema, scored columns, context columns, estimand and space
-    (and, in discretised space, in the resolution). A fingerprint that is empty is not known and not held against the other.
+    (and, in discretised space, in the resolution). An empty fingerprint is not known, and not held
+    against the other.
 
     Raises:
         ComparisonError: one sentence that names everything that differs and what to do.
@@ -186,8 +187,8 @@ def paired(
 
     The spread of the differences holds the spread of rows and the Monte Carlo noise of both models (also where they
     share draws); common errors are added in quadrature. ``auto`` takes Student t above 1000 rows and BCa bootstrap
-    below (heavy tails), and the circular block bootstrap for ordered rows, where neighbours are alike and the others would be
-    too sure.
+    below (heavy tails), and the circular block bootstrap for ordered rows, where neighbours are alike and
+    the others would be too sure.
 
     Args:
         first: One model's likelihoods.
