@@ -151,7 +151,7 @@ class Pinwheel:
     """Five blades that curl: Gaussians stretched along the radius, turned by an angle that grows with the radius.
 
     ``z = (1 + 0.3 a, 0.1 b)`` with normal ``a`` and ``b``; ``x = 2 R(angle_k + rate exp(|z|)) z`` for blade ``k``. The
-    usual toy turns by ``rate exp(z_1)``, which has no inverse in closed form; a turn that depends on the radius keeps areas, so
+    usual toy turns by ``rate exp(z_1)``, which has no inverse in closed form; a turn by the radius keeps areas, so
     ``p(x) = 1/4 mean_k N(R(-angle_k - rate exp(|x|/2)) x / 2)`` exactly.
     """
 
