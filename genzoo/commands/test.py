@@ -1,0 +1,17 @@
+"""``genzoo test --ckpt_path RUN``: log-likelihood of a trained model on its test rows."""
+
+from __future__ import annotations
+
+from genzoo.commands.given import read_given
+from genzoo.commands.help import answered, require_checkpoint
+
+
+def run(arguments: list[str]) -> int:
+    """Evaluates a checkpoint; model, data and options come from it, and what is typed wins."""
+    given = read_given("test", arguments)
+    if answered(given):
+        return 0
+    require_checkpoint(given)
+    from genzoo.commands.lightning import evaluate
+
+    return evaluate(given)
