@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from contract import SMALL, TRAINER, continuous_table, discrete_table, mixed_table
 
 import genzoo
+from contract import SMALL, TRAINER, continuous_table, discrete_table, mixed_table
 from genzoo.datamodules.table import Table
 from genzoo.models.catalogue import CATALOGUE, model_class
 
 KEYS = sorted(CATALOGUE)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def fitted(key: str, table: str) -> tuple[Any, pd.DataFrame]:
     """One small trained model per (entry, table), shared by the tests of this file."""
     frame = {"mixed": mixed_table, "discrete": discrete_table, "continuous": continuous_table}[table]()

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from contract import continuous_table
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 import genzoo
+from contract import continuous_table
 from genzoo.codecs.vector import VectorCodec
 from genzoo.datamodules.table import Table
 from genzoo.errors import CapabilityError, CheckpointError, GenZooError

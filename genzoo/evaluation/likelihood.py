@@ -66,7 +66,12 @@ def evaluate_model(
         num_parameters=model.num_parameters,
         train_seconds=record.get("seconds"),
         sample_rows_per_second=speed,
-        settings={"seed": seed, "class": type(model).__name__, **likelihood.settings},
+        settings={
+            "seed": seed,
+            "class": type(model).__name__,
+            "float64_difference": model.precision_check(data),
+            **likelihood.settings,
+        },
     )
 
 

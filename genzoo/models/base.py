@@ -23,7 +23,13 @@ from genzoo.models.checkpoint import FORMAT, KEY, read_checkpoint, versions
 from genzoo.models.fit_check import require_capable
 from genzoo.models.optimisation import Schedule, make_optimizer, make_schedule
 from genzoo.models.record import RecordsArguments, require_plain
-from genzoo.models.scoring import ModelLogProb, evaluation_precision, split_unseen, sum_over_known
+from genzoo.models.scoring import (
+    ModelLogProb,
+    evaluation_precision,
+    float64_difference,
+    split_unseen,
+    sum_over_known,
+)
 from genzoo.tables.batch import TableBatch
 from genzoo.tables.schema import Schema
 
@@ -36,11 +42,11 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
     r"""Base of every model. A method writes :meth:`loss`, :meth:`model_log_prob`, :meth:`model_sample` and, if it can,
     :meth:`model_impute`, all in the space of its codec; this class does the rest.
 
-    The number every model reports is :math:`\log p(\text{observed value cells} \mid \text{which are observed, context})`
-    in nats, in the table's own units. The pattern of holes is never scored.
+    The number every model reports is :math:`\log p(\text{observed value cells} \mid \text{which are observed,
+    context})` in nats, in the table's own units. The pattern of holes is never scored.
 
     Args:
-        schema: The table's schema as a plain dictionary (:meth:`genzoo.Schema.to_dict`); the datamodule gives it.
+        schema: The table's schema as a plain dictionary (:meth:`genzoo.Schema.to_dict`), from the datamodule.
         lr: Learning rate; ``None`` takes the model's own default.
         optimizer: ``{"class_path": "torch.optim.AdamW", "init_args": {...}}``; ``None`` is AdamW.
         schedule: Learning rate: ``plateau`` (a third, when val/nll stands still), ``cosine`` or ``constant``.
@@ -182,13 +188,15 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         precision = str(self.trainer.precision)
         if precision.endswith("-true") and precision != "32-true":
             raise GenZooError(
-                f"precision '{precision}' would cast the float64 scales of the codec; use --trainer.precision bf16-mixed or 32-true"
+                f"precision '{precision}' would cast the float64 scales of the codec; "
+                "use --trainer.precision bf16-mixed or 32-true"
             )
         if stage == "fit":
             if self.closed_form and self.trainer.world_size > 1:
                 raise CapabilityError(f"{type(self).__name__} trains on one device; use --trainer.devices 1")
             self.fit_codec(self.trainer.datamodule)  # type: ignore[attr-defined]
-            self.training_record |= {"data": getattr(self.trainer.datamodule, "record", {})}  # type: ignore[attr-defined]
+            datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            self.training_record |= {"data": getattr(datamodule, "record", {})}
             self._started = time.monotonic()
         else:
             self.codec.require_fitted()
@@ -246,7 +254,8 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         optimizer.step()
         optimizer.zero_grad()
         if self.schedule != "plateau":
-            self.lr_schedulers().step()  # type: ignore[union-attr,call-arg]
+            scheduler: Any = self.lr_schedulers()
+            scheduler.step()
 
     def count_step(self) -> None:
         """Counts one optimiser step of a model that has no optimiser, so that Lightning checkpoints and logs."""
@@ -280,7 +289,8 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
             optimizer: Any = self.optimizers()
             self.log("lr", optimizer.param_groups[0]["lr"])
             if self.schedule == "plateau":
-                self.lr_schedulers().step(nll)  # type: ignore[union-attr,call-arg]
+                scheduler: Any = self.lr_schedulers()
+                scheduler.step(nll)
 
     def on_test_epoch_start(self) -> None:
         self._test_parts: list[dict[str, np.ndarray]] = []
@@ -324,7 +334,7 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
             if bool(torch.isnan(values).any()):
                 bad = int(torch.isnan(values).sum())
                 raise GenZooError(
-                    f"{type(self).__name__} gave no number for {bad} of {len(values)} rows; train longer with a smaller "
+                    f"{type(self).__name__} gave no number for {bad} of {len(values)} rows; train with a smaller "
                     "learning rate, or report the table as a defect"
                 )
             values = torch.where(outside, torch.full_like(values, -torch.inf), values)
@@ -408,6 +418,17 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
             by_column=ordered(joined("by_column")),
             meta={"seconds": seconds, "num_parameters": self.num_parameters},
         )
+
+    def precision_check(self, data: TableData, num_rows: int = 256) -> float:
+        """Mean difference to a float64 evaluation on the first rows, nats a row; should be below 1e-3."""
+        was_training = self.training
+        self.eval()
+        try:
+            return float64_difference(
+                self, data.select(slice(0, num_rows)).batch().to(self.device), self.seed, self.draws
+            )
+        finally:
+            self.train(was_training)
 
     @property
     def num_parameters(self) -> int:

@@ -1,4 +1,4 @@
-"""What a model accepts and offers, as data: read by the command line, the catalogue and error messages. No torch here."""
+"""What a model accepts and offers, as data read by the command line, the catalogue and error messages. No torch."""
 
 from __future__ import annotations
 

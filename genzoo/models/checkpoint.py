@@ -85,7 +85,7 @@ def trusted_class(class_path: str) -> Any:
     known |= {point.value.replace(":", ".") for point in outside_models().values()}
     if class_path not in known and module not in sys.modules:
         raise CheckpointError(
-            f"the checkpoint needs the model class '{class_path}', which is not in the catalogue; import its module first"
+            f"the checkpoint needs the model class '{class_path}', which is not catalogued; import its module first"
         )
     try:
         return getattr(import_module(module), name)

@@ -50,7 +50,8 @@ def _draw(model: DensityModel, num: int, context: TableBatch | None, seed: int, 
             part = None
             if context is not None:
                 part = context.select(slice(start, start + count)).to(model.device)
-                features = model.codec.encode(split_unseen(part, model.schema).batch).context  # type: ignore[attr-defined]
+                encoded: Any = model.codec.encode(split_unseen(part, model.schema).batch)
+                features = encoded.context
             drawn = model.model_sample(count, features, generator)
             _require_finite(model, drawn)
             batches.append((drawn if part is None else _overlay(drawn, part, model.schema)).to("cpu"))
@@ -148,7 +149,8 @@ def _require_finite(model: DensityModel, batch: TableBatch) -> None:
     infinite = torch.isinf(batch.numeric).any(1)
     if bool(infinite.any()):
         raise CapabilityError(
-            f"{type(model).__name__} drew {int(infinite.sum())} non-finite rows of {len(batch)}; train longer, or with a smaller learning rate"
+            f"{type(model).__name__} drew {int(infinite.sum())} non-finite rows of {len(batch)}; "
+            "train longer, or with a smaller learning rate"
         )
 
 

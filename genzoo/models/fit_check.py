@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from genzoo.errors import CapabilityError
 from genzoo.models.capabilities import Capabilities
 from genzoo.models.catalogue import alternatives
@@ -24,9 +26,9 @@ def require_capable(name: str, capabilities: Capabilities, schema: Schema) -> No
         )
     for column in scored:
         if column.kind not in capabilities.kinds:
-            kind = column.kind
+            able = _list(alternatives(partial(_takes, column.kind)))
             raise CapabilityError(
-                f"{name} cannot model column '{column.name}' ({kind}); use {_list(alternatives(lambda c: kind in c.kinds))}, "
+                f"{name} cannot model column '{column.name}' ({column.kind}); use {able}, "
                 "or declare the column differently in the schema"
             )
         if column.shape and not capabilities.sequences and column.width > 256:
@@ -59,14 +61,18 @@ def require_complete(name: str, capabilities: Capabilities, schema: Schema, hole
             continue
         if column.role == "context" and not capabilities.context_missing:
             raise CapabilityError(
-                f"context column '{column.name}' has {count} missing values, and {name} needs complete context columns; "
-                f"impute them, or drop '{column.name}' from the context"
+                f"context column '{column.name}' has {count} missing values, and {name} needs complete context "
+                f"columns; impute them, or drop '{column.name}' from the context"
             )
         if column.is_scored and capabilities.missing == "no":
             raise CapabilityError(
                 f"column '{column.name}' has {count} missing values, and {name} needs complete rows; "
                 f"use {_list(alternatives(lambda c: c.missing != 'no'))}, or impute them first"
             )
+
+
+def _takes(kind: str, capabilities: Capabilities) -> bool:
+    return kind in capabilities.kinds
 
 
 def _list(names: list[str]) -> str:

@@ -64,5 +64,5 @@ def require_plain(value: Any, where: str) -> None:
             require_plain(item, f"{where}.{key}")
         return
     raise TypeError(
-        f"argument '{where}' is a {type(value).__name__}; a checkpoint keeps numbers, strings, lists and dictionaries only"
+        f"argument '{where}' is a {type(value).__name__}; a checkpoint keeps only numbers, strings, lists, dictionaries"
     )

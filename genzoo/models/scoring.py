@@ -39,8 +39,8 @@ class ModelLogProb:
 class UnseenCells:
     """Score of the rule for categories that training rows did not hold (DESIGN section 2).
 
-    ``terms`` ``(batch, num_scored)``: log(1 - epsilon) for a known category of an open column, log(epsilon) for an unseen
-    one, 0 else. ``batch``: the rows with unseen categories turned into holes. ``impossible`` ``(batch,)``: an unseen
+    ``terms`` ``(batch, num_scored)``: log(1 - epsilon) for a known category of an open column, log(epsilon) for
+    an unseen one, 0 else. ``batch``: the rows with unseen categories turned into holes. ``impossible`` ``(batch,)``: an unseen
     value in a vocabulary declared closed. ``rows`` ``(batch,)``: the row has an unseen scored cell.
     """
 
@@ -105,7 +105,8 @@ def sum_over_known(model: Any, unseen: UnseenCells, noise: RowNoise, draws: int)
     holes = (filled == HOLE) & unseen.rows[:, None] & torch.tensor([k > 0 for k in scored_cells], device=filled.device)
     if bool((holes.sum(1) > 1).any()):
         raise CapabilityError(
-            f"{type(model).__name__} cannot score rows with more than one unseen category; use a model that takes missing cells"
+            f"{type(model).__name__} cannot score rows with more than one unseen category; "
+            "use a model that takes missing cells"
         )
     filled[holes] = 0
     encoded = model.codec.encode(unseen.batch.with_values(codes=filled))
@@ -131,3 +132,16 @@ def _scored_code_cells(schema: Schema) -> list[int]:
     for column in schema.categorical:
         cells += [column.num_categories if column.is_scored else 0] * column.width
     return cells
+
+
+def float64_difference(model: Any, batch: TableBatch, seed: int, draws: int) -> float:
+    """Mean log-likelihood of the rows in float64 weights and arithmetic, minus the reported one, nats a row.
+
+    What rounding in the network costs; the design asks for less than 1e-3.
+    """
+    import copy
+
+    reported = model.score_batch(batch, seed, draws).values
+    precise = copy.deepcopy(model).double().eval().score_batch(batch, seed, draws).values
+    finite = torch.isfinite(reported) & torch.isfinite(precise)
+    return float((precise - reported)[finite].mean()) if bool(finite.any()) else 0.0

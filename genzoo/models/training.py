@@ -5,7 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import shutil
+import signal
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,23 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self._last_global_step_saved = -1
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """A run resumed in a new folder brings its best checkpoint along, so that it ends as the uninterrupted one."""
+        old, best = state_dict.get("dirpath"), state_dict.get("best_model_path")
+        if self.dirpath and old and old != self.dirpath and best and Path(best).is_file():
+            Path(self.dirpath).mkdir(parents=True, exist_ok=True)
+            target = str(Path(self.dirpath) / Path(best).name)
+            shutil.copyfile(best, target)
+            score = state_dict["best_model_score"]
+            state_dict = state_dict | {
+                "dirpath": self.dirpath,
+                "best_model_path": target,
+                "best_k_models": {target: score} if state_dict.get("best_k_models") else {},
+                "kth_best_model_path": target if state_dict.get("kth_best_model_path") else "",
+                "last_model_path": "",
+            }
+        super().load_state_dict(state_dict)
 
 
 class RunFolder(Callback):
@@ -91,23 +111,33 @@ def make_trainer(
         monitor: What the best checkpoint minimises; ``None`` keeps the last epoch (no validation rows).
         options: Any argument of ``lightning.pytorch.Trainer``.
     """
-    callbacks: list[Callback] = [BestCheckpoint(Path(folder) / "checkpoints", monitor), RunFolder(folder)]
+    callbacks: list[Callback] = [RunFolder(folder)]
+    if options.get("enable_checkpointing") is not False:
+        callbacks.append(BestCheckpoint(Path(folder) / "checkpoints", monitor))
     if progress:
         callbacks.append(RichProgressBar())
     callbacks += options.pop("callbacks", None) or []
-    defaults: dict[str, Any] = {
+    own: dict[str, Any] = {
+        "logger": CSVLogger(str(folder), name="", version=""),
+        "default_root_dir": str(folder),
+        "enable_progress_bar": progress,
+    }
+    given = {k: v for k, v in options.items() if v is not None}
+    return pl.Trainer(callbacks=callbacks, **(trainer_defaults() | own | given))
+
+
+def trainer_defaults() -> dict[str, Any]:
+    """Arguments of the Trainer that differ from Lightning's own defaults; plain values, shared with the command line."""
+    return {
         "max_epochs": MAX_EPOCHS,
         "accelerator": "auto",
         "devices": 1,
-        "logger": CSVLogger(str(folder), name="", version=""),
-        "enable_progress_bar": progress,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 1_000_000_000,
         "inference_mode": False,
         "use_distributed_sampler": False,
     }
-    return pl.Trainer(callbacks=callbacks, **(defaults | {k: v for k, v in options.items() if v is not None}))
 
 
 def train(model: Any, datamodule: Any, folder: str | Path | None = None, **options: Any) -> Any:
@@ -126,23 +156,51 @@ def train(model: Any, datamodule: Any, folder: str | Path | None = None, **optio
         with tempfile.TemporaryDirectory(prefix="genzoo-") as temporary:
             return train(model, datamodule, temporary, **options)
     datamodule.setup("fit")
-    monitor = "val/nll" if len(datamodule.data("val")) else None
-    trainer = make_trainer(folder, monitor=monitor, **options)
-    interrupted = False
-    try:
-        trainer.fit(model, datamodule=datamodule)
-    except (KeyboardInterrupt, SystemExit):
-        interrupted = True
-    checkpoint: Any = trainer.checkpoint_callback
-    best = checkpoint.best_model_path or checkpoint.last_model_path
-    if not best:
+    trainer = make_trainer(folder, monitor=monitor_of(datamodule), **options)
+    interrupted = not run_fit(trainer, model, datamodule)
+    if best_checkpoint(trainer) is None:
         if interrupted:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("no epoch was complete, nothing is kept")
         raise GenZooError("training ended before the first checkpoint; allow at least one epoch")
-    content = read_checkpoint(best)
-    model.load_state_dict(content["state_dict"])
-    model.restore_extra(content)
-    model.training_record = content[KEY]["training"]
+    return load_best(trainer, model)
+
+
+def monitor_of(datamodule: Any) -> str | None:
+    """What the best checkpoint minimises; ``None`` without validation rows."""
+    return "val/nll" if len(datamodule.data("val")) else None
+
+
+def run_fit(trainer: pl.Trainer, model: Any, datamodule: Any, ckpt_path: str | None = None) -> bool:
+    """Trains until the end (``True``) or until Ctrl-C (``False``), after which Ctrl-C works again."""
+    handler = signal.getsignal(signal.SIGINT)
+    options: dict[str, Any] = {} if ckpt_path is None else {"ckpt_path": ckpt_path, "weights_only": True}
+    try:
+        trainer.fit(model, datamodule=datamodule, **options)
+    except (KeyboardInterrupt, SystemExit):
+        return False
+    finally:
+        # Lightning ignores further interrupts while it shuts down, and leaves it so
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+    return True
+
+
+def best_checkpoint(trainer: pl.Trainer) -> str | None:
+    """The best checkpoint of a fit, else the last one, else ``None``."""
+    checkpoint: Any = trainer.checkpoint_callback
+    if checkpoint is None:
+        return None
+    return checkpoint.best_model_path or checkpoint.last_model_path or None
+
+
+def load_best(trainer: pl.Trainer, model: Any) -> Any:
+    """Puts the best weights of a fit into the model; evaluation mode, on the CPU."""
+    best = best_checkpoint(trainer)
+    if best is not None:
+        content = read_checkpoint(best)
+        model.load_state_dict(content["state_dict"])
+        model.restore_extra(content)
+        model.training_record = content[KEY]["training"]
     return model.cpu().eval()
 
 

@@ -151,7 +151,9 @@ def kernel_estimates(values: Values, counts: Tensor, knots: Tensor, spread: Tens
     x, mass, level = _groups(values.x, counts)
     floor = NARROWEST * spread
     if values.quantized:
-        width = interpolate(x, values.x, torch.where(torch.isfinite(values.upper - values.lower), values.upper - values.lower, 0.0))
+        width = interpolate(
+            x, values.x, torch.where(torch.isfinite(values.upper - values.lower), values.upper - values.lower, 0.0)
+        )
         floor = torch.maximum(floor, 0.3 * width)
     densities, tails = [], []
     for share in RANGES:
@@ -198,8 +200,14 @@ def _candidates(
         return smooth, counts.new_zeros(0, len(counts))
     calm = _without_spikes(values, counts, spread)
     again = kernel_estimates(values, calm, knots, spread)
-    smooth = PiecewiseLinear(*(torch.cat(pair) for pair in zip(
-        (smooth.knots, smooth.density, smooth.tails), (again.knots, again.density, again.tails), strict=True)))
+    smooth = PiecewiseLinear(
+        *(
+            torch.cat(pair)
+            for pair in zip(
+                (smooth.knots, smooth.density, smooth.tails), (again.knots, again.density, again.tails), strict=True
+            )
+        )
+    )
     frequent = torch.zeros_like(counts)
     top = torch.argsort(counts, descending=True, stable=True)[:num_spikes]
     frequent[top] = counts[top]

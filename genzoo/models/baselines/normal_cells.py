@@ -31,10 +31,11 @@ def log_mass(lower: Tensor, upper: Tensor) -> Tensor:
     flip = lower + upper > 0  # work on the left, where the cdf is small and precise
     a, b = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
     log_b = torch.special.log_ndtr(b)
-    gap = torch.special.log_ndtr(a) - log_b
-    wide = log_b + torch.log(-torch.expm1(gap.clamp(max=-1e-300)))
     width = b - a
     narrow = width * (1 + torch.maximum(a.abs(), b.abs())) < NARROW
+    # The branch not taken gets harmless numbers, so that its gradient is finite.
+    gap = torch.where(narrow, -1.0, torch.special.log_ndtr(a) - log_b)
+    wide = log_b + torch.log(-torch.expm1(gap))
     width = torch.where(narrow, width, 1.0).clamp_min(1e-300)
     middle = torch.where(narrow, 0.5 * (a + b), 0.0)
     # Second-order midpoint rule: the mean of exp(-m t - t^2 / 2) over |t| < w / 2 is 1 + (m^2 - 1) w^2 / 24 + O(w^4).

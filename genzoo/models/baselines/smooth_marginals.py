@@ -132,7 +132,8 @@ class SmoothMarginals(nn.Module):
         num_columns: Number of columns D.
         num_knots: Knots of each piecewise linear density.
         num_spikes: Most grid points of one column with a weight of their own.
-        num_atoms: Most atoms of one column; cells that are atoms are excluded and the rest renormalised.
+        num_atoms: Most atoms of one column. Cells of atoms (``atom_lower`` to ``atom_upper``; equal edges: none) are
+            excluded and the rest renormalised.
     """
 
     knots: Tensor
@@ -157,8 +158,8 @@ class SmoothMarginals(nn.Module):
         self.register_buffer("centre", torch.tensor([0.0, 1.0], dtype=f64).repeat(d, 1))
         self.register_buffer("spikes", torch.full((d, num_spikes), float("inf"), dtype=f64))
         self.register_buffer("spike_weight", torch.zeros(d, num_spikes, dtype=f64))
-        self.register_buffer("atom_lower", torch.full((d, num_atoms), float("inf"), dtype=f64))
-        self.register_buffer("atom_upper", torch.full((d, num_atoms), float("inf"), dtype=f64))
+        self.register_buffer("atom_lower", torch.zeros(d, num_atoms, dtype=f64))
+        self.register_buffer("atom_upper", torch.zeros(d, num_atoms, dtype=f64))
 
     def _smooth(self) -> PiecewiseLinear:
         return PiecewiseLinear(self.knots, self.density, self.tails)
@@ -192,8 +193,7 @@ class SmoothMarginals(nn.Module):
         """Mass ``(D,)`` on the cells of atoms, where the number itself never stands."""
         if self.atom_lower.shape[1] == 0:
             return torch.zeros_like(self.shares[:, 0])
-        cells = self.mass(self.atom_lower.T, self.atom_upper.T)
-        return torch.where(torch.isfinite(self.atom_lower.T), cells, 0.0).sum(0).clamp_max(1 - 1e-12)
+        return self.mass(self.atom_lower.T, self.atom_upper.T).sum(0).clamp_max(1 - 1e-12)
 
     def sample(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """``(num, D)`` draws; a quantized column's must be brought to the centre of their cell by the codec."""

@@ -67,6 +67,12 @@ class AutoregressiveDensity(nn.Module):
             affine maps; single contributions of its columns are then no conditionals, only their sum is.
     """
 
+    _inner: Tensor
+    _outer: Tensor
+    _quantized: Tensor
+    atom_lower: Tensor
+    atom_upper: Tensor
+
     def __init__(
         self,
         numbers: Sequence[NumberSlot],
@@ -110,9 +116,9 @@ class AutoregressiveDensity(nn.Module):
         quantized = torch.tensor([slot.quantized for slot in numbers], dtype=torch.bool)
         self.register_buffer("_quantized", quantized, persistent=False)
         self.register_buffer("_outer", self._inner.argsort(), persistent=False)
-        self._outer: Tensor
-        self._inner: Tensor
-        self._quantized: Tensor
+        most = max([self.sizes[slot.indicator] - 1 for slot in numbers if slot.indicator is not None], default=0)
+        for name in ("atom_lower", "atom_upper"):
+            self.register_buffer(name, torch.zeros(len(numbers), most, dtype=torch.float64))
 
     @property
     def num_numbers(self) -> int:
@@ -131,16 +137,21 @@ class AutoregressiveDensity(nn.Module):
         start = self.num_numbers * self.element.num_parameters + sum(self.sizes[:c])
         return slice(start, start + self.sizes[c])
 
-    def log_prob(self, cells: Cells, atom_lower: Tensor | None = None, atom_upper: Tensor | None = None) -> SlotLogProb:
+    def set_atoms(self, lower: Tensor, upper: Tensor) -> None:
+        """Tells where the atoms of numbers on a grid lie: ``(num_numbers, max_atoms)`` model-space edges of their cells.
+
+        Equal edges mean no cell. The continuum has mass there too, which belongs to the atom's value.
+        """
+        self.atom_lower.copy_(lower)
+        self.atom_upper.copy_(upper)
+
+    def log_prob(self, cells: Cells) -> SlotLogProb:
         """Exact log-likelihood of the observed cells, given the pattern of holes and the context.
 
         Numbers on a grid are always evaluated in float64, densities in the type of the weights while training.
 
         Args:
             cells: Encoded rows.
-            atom_lower: ``(num_numbers, max_atoms)`` model-space lower edges of the cells of the atoms of numbers on a
-                grid, NaN elsewhere; ``None`` without such atoms.
-            atom_upper: Likewise, upper edges.
         """
         layout, dtype = self.layout, self.dtype()
         num_grid, precise = layout.num_quantized, torch.float32 if self.training else torch.float64
@@ -151,7 +162,7 @@ class AutoregressiveDensity(nn.Module):
         grid, block = None, None
         atom = torch.full_like(present[:0], -1, dtype=torch.int64)
         if num_grid:
-            lower, upper, atom = self._edges(cells, present, atom_lower, atom_upper)
+            lower, upper, atom = self._edges(cells, present)
             grid = torch.stack([lower, number[:num_grid], upper]).double()
         if layout.num_continuous:
             block = number[num_grid:].to(precise)
@@ -199,9 +210,7 @@ class AutoregressiveDensity(nn.Module):
         picked = torch.cat([head.gather(0, known[c : c + 1]) for c, head in enumerate(heads)])
         return torch.where(category >= 0, picked.t().double(), 0.0)
 
-    def _edges(
-        self, cells: Cells, present: Tensor, atom_lower: Tensor | None, atom_upper: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _edges(self, cells: Cells, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Edges of the cells to integrate over, ``(num_quantized, batch)``, and the atom the row sits on (-1: none).
 
         A row on an atom gets the cell of the atom's value: the continuum lends it the mass it puts there.
@@ -210,19 +219,19 @@ class AutoregressiveDensity(nn.Module):
         present = present[: len(grid)]
         lower, upper = cells.lower[:, grid].t(), cells.upper[:, grid].t()
         atom = torch.full_like(present, -1, dtype=torch.int64)
-        if atom_lower is not None and atom_upper is not None:
+        with_atoms = [k for k in range(len(grid)) if self.layout.inner_indicator[k] is not None]
+        if with_atoms:
             lower, upper = lower.clone(), upper.clone()
-            for k, indicator in enumerate(self.layout.inner_indicator[: len(grid)]):
-                if indicator is None:
-                    continue
-                code = cells.category[:, indicator]
-                on_atom = (code >= 0) & (code < self.sizes[indicator] - 1)
-                index = torch.where(on_atom, code, 0)
-                low, high = atom_lower[grid[k]][index], atom_upper[grid[k]][index]
-                on_atom = on_atom & (low < high)  # a missing value counted as an atom has no cell
-                atom[k] = torch.where(on_atom, code, -1)
-                lower[k] = torch.where(on_atom, low, lower[k])
-                upper[k] = torch.where(on_atom, high, upper[k])
+        for k in with_atoms:
+            indicator = self.layout.inner_indicator[k]
+            code = cells.category[:, indicator]
+            on_atom = (code >= 0) & (code < self.sizes[indicator] - 1)
+            index = torch.where(on_atom, code, 0)
+            low, high = self.atom_lower[grid[k]][index], self.atom_upper[grid[k]][index]
+            on_atom = on_atom & (low < high)
+            atom[k] = torch.where(on_atom, code, -1)
+            lower[k] = torch.where(on_atom, low, lower[k])
+            upper[k] = torch.where(on_atom, high, upper[k])
         used = present | (atom >= 0)
         return torch.where(used, lower, -1.0), torch.where(used, upper, 1.0), atom
 
