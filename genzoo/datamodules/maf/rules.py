@@ -178,8 +178,8 @@ def miniboone(raw: Array) -> Prepared:
 def as_they_are(train: Array, val: Array, test: Array) -> Prepared:
     """BSDS300: the file holds the three splits as they are used."""
     width = train.shape[1]
-    train, val, test = (part.astype(np.float32) for part in (train, val, test))
-    return Prepared(train, val, test, names(width), shift=np.zeros(width), scale=np.ones(width))
+    single = [part.astype(np.float32) for part in (train, val, test)]
+    return Prepared(single[0], single[1], single[2], names(width), shift=np.zeros(width), scale=np.ones(width))
 
 
 def patches(train: Array, val: Array, test: Array) -> Prepared:
