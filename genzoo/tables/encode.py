@@ -1,0 +1,497 @@
+"""A frame under a schema: to plain arrays of raw values, and back to a frame in the table's own form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import narwhals as nw
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from genzoo.errors import DataError, SchemaError
+from genzoo.tables.cells import as_array, can_be_number, drop_tokens, is_text, numbers, texts, type_text
+from genzoo.tables.frames import read_frame, to_arrow, to_native
+from genzoo.tables.schema import Column, Schema
+
+if TYPE_CHECKING:
+    from genzoo.tables.batch import TableBatch
+
+HOLE = -1
+UNSEEN = -2
+COUNTED = ("unseen", "off_grid", "outside")
+
+
+@dataclass(frozen=True)
+class TableData:
+    """Rows of a table as raw values; what a datamodule holds and a model scores.
+
+    Args:
+        numeric: ``(n, widths of schema.numeric)`` float64, NaN is a hole.
+        codes: ``(n, widths of schema.categorical)`` int64 into the column's categories; -1 a hole, -2 not seen in
+            training. A hole of a column with ``missing: value`` has the code after the last category.
+        rows: ``(n,)`` int64, number of each row in its file.
+        schema: What the columns are.
+        counts: Cells that are ``unseen`` (a category outside the vocabulary), ``off_grid`` (of a quantized column, moved
+            to the nearest grid point) and ``outside`` (beyond declared bounds, left as they are).
+        column_counts: The same by column, columns with none left out.
+    """
+
+    numeric: np.ndarray
+    codes: np.ndarray
+    rows: np.ndarray
+    schema: Schema
+    counts: Mapping[str, int] = field(default_factory=dict)
+    column_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        widths = sum(c.width for c in self.schema.numeric), sum(c.width for c in self.schema.categorical)
+        shapes = (len(self.rows), widths[0]), (len(self.rows), widths[1])
+        if (self.numeric.shape, self.codes.shape) != shapes:
+            raise SchemaError(
+                f"arrays of shape {self.numeric.shape} and {self.codes.shape} do not fit {shapes} of the schema"
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, index: np.ndarray | slice) -> TableData:
+        """The rows at ``index`` (positions or a boolean mask), counted anew where counts can be read off the values."""
+        part = replace(self, numeric=self.numeric[index], codes=self.codes[index], rows=self.rows[index])
+        unseen, outside = _unseen_cells(part), _outside_cells(part)
+        return replace(
+            part, **_merged(part.schema, {"unseen": unseen, "outside": outside, "off_grid": self._counted("off_grid")})
+        )
+
+    def _counted(self, kind: str) -> dict[str, int]:
+        return {name: found[kind] for name, found in self.column_counts.items() if found.get(kind)}
+
+    def with_schema(self, schema: Schema) -> TableData:
+        """The same rows under a schema that differs in vocabularies alone; categories it lacks become unseen (-2).
+
+        Raises:
+            SchemaError: the schema differs in more than vocabularies.
+        """
+        if [c.name for c in schema.categorical] != [c.name for c in self.schema.categorical] or [
+            c.name for c in schema.numeric
+        ] != [c.name for c in self.schema.numeric]:
+            raise SchemaError(
+                f"rows with columns {[c.name for c in self.schema.columns]} do not fit a schema with columns "
+                f"{[c.name for c in schema.columns]}"
+            )
+        codes = self.codes.copy()
+        start = 0
+        for old, new in zip(self.schema.categorical, schema.categorical):
+            block = slice(start, start + old.width)
+            start += old.width
+            if old.categories == new.categories and old.missing == new.missing:
+                continue
+            place = {name: code for code, name in enumerate(new.categories)}
+            hole = len(new.categories) if new.missing == "value" else HOLE
+            # The last two entries of the table are what the negative codes -2 and -1 find.
+            known = [place.get(name, UNSEEN) for name in old.categories]
+            known += [hole] if old.missing == "value" else []
+            codes[:, block] = np.array([*known, UNSEEN, hole])[codes[:, block]]
+        data = replace(self, codes=codes, schema=schema)
+        return replace(
+            data,
+            **_merged(
+                schema,
+                {"unseen": _unseen_cells(data), "outside": _outside_cells(data), "off_grid": self._counted("off_grid")},
+            ),
+        )
+
+    def batch(self) -> TableBatch:
+        """All rows as tensors."""
+        import torch
+
+        from genzoo.tables.batch import TableBatch
+
+        return TableBatch(
+            torch.as_tensor(np.ascontiguousarray(self.numeric)),
+            torch.as_tensor(np.ascontiguousarray(self.codes)),
+            torch.as_tensor(np.ascontiguousarray(self.rows)),
+        )
+
+
+def encode_frame(
+    frame: Any, schema: Schema, *, rows: np.ndarray | None = None, require: Iterable[str] | None = None
+) -> TableData:
+    """Raw values of the modelled columns of a frame; columns are found by name, in any order, others are ignored.
+
+    Nothing is clipped: a number off the grid of a quantized column moves to the nearest grid point and is counted, one
+    beyond a declared bound stays and is counted, an unknown category gets code -2 and is counted. A number that agrees
+    with an atom to single precision is that atom.
+
+    Args:
+        frame: Anything :func:`genzoo.tables.frames.read_frame` takes.
+        schema: What the columns are.
+        rows: ``(n,)`` row numbers in the file; default 0, 1, 2, ...
+        require: Columns that must be there; the others are holes where absent. Default: all modelled columns.
+
+    Raises:
+        SchemaError: a column is missing.
+        DataError: a number column holds text or infinite values.
+    """
+    frame = frame if isinstance(frame, nw.DataFrame) else read_frame(frame, schema=schema)
+    _require_columns(frame.columns, schema, require)
+    number = len(frame)
+    rows = np.arange(number, dtype=np.int64) if rows is None else np.asarray(rows, dtype=np.int64)
+    table = to_arrow(frame.select([c.name for c in schema.columns if c.is_modelled and c.name in frame.columns]))
+    found: dict[str, dict[str, int]] = {kind: {} for kind in COUNTED}
+    numeric, codes = [np.empty((number, 0))], [np.empty((number, 0), dtype=np.int64)]
+    for column in schema.numeric:
+        if column.name not in table.column_names:
+            numeric.append(np.full((number, column.width), np.nan))
+            continue
+        values = number_cells(_flat(table[column.name], column), column, schema.missing_tokens)
+        values, found["off_grid"][column.name] = _on_measure(values, column)
+        numeric.append(values.reshape(number, column.width))
+    for column in schema.categorical:
+        if column.name not in table.column_names:
+            codes.append(np.full((number, column.width), HOLE, dtype=np.int64))
+            continue
+        codes.append(
+            _codes(_flat(table[column.name], column), column, schema.missing_tokens).reshape(number, column.width)
+        )
+    data = TableData(np.concatenate(numeric, axis=1), np.concatenate(codes, axis=1), rows, schema)
+    found["unseen"], found["outside"] = _unseen_cells(data), _outside_cells(data)
+    return replace(data, **_merged(schema, found))
+
+
+def _require_columns(present: Sequence[str], schema: Schema, require: Iterable[str] | None) -> None:
+    wanted = [c.name for c in schema.columns if c.is_modelled] if require is None else list(require)
+    lacking = [name for name in wanted if name not in present]
+    if lacking:
+        raise SchemaError(
+            f"the schema has columns {_listed(wanted)}; the table has {_listed(present)}; add: "
+            f"{', '.join(map(repr, lacking))}"
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    names = list(names)
+    return str(names) if len(names) <= 12 else f"{str(names[:12])[:-1]}, ... {len(names) - 12} more]"
+
+
+def _flat(cells: pa.ChunkedArray, column: Column) -> pa.Array:
+    """The cells of a column; those of a block row by row."""
+    array = as_array(cells)
+    nested = (
+        pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type)
+    )
+    if not column.shape:
+        if nested:
+            raise DataError(
+                f"column '{column.name}' holds lists; give it a shape in the schema, or split it into columns"
+            )
+        return array
+    if not nested:
+        raise DataError(
+            f"column '{column.name}' is a block of shape {column.shape} and needs a list of {column.width} cells per row"
+        )
+    lengths = np.asarray(pc.list_value_length(array).fill_null(-1))
+    if np.any(lengths != column.width):
+        row = int(np.flatnonzero(lengths != column.width)[0])
+        raise DataError(
+            f"column '{column.name}', row {row}: {max(int(lengths[row]), 0)} cells, expected {column.width} (shape {column.shape})"
+        )
+    return as_array(array.flatten())
+
+
+def number_cells(cells: pa.Array, column: Column, tokens: Iterable[str]) -> np.ndarray:
+    """Cells of a number column as float64, NaN where missing (dates in days, date-times in seconds since 1970).
+
+    Raises:
+        DataError: text among the numbers, or infinite values.
+    """
+    if pa.types.is_null(cells.type):
+        return np.full(len(cells), np.nan)
+    if is_text(cells.type):
+        typed = type_text(cells, tokens)
+        if is_text(typed.type) and typed.null_count < len(typed):
+            typed = _parse_numbers(typed, column)
+        cells = typed
+    if not can_be_number(cells.type):
+        if is_text(cells.type) or pa.types.is_null(cells.type):
+            return np.full(len(cells), np.nan)
+        raise DataError(f"column '{column.name}' is {column.kind} and needs numbers; the table holds {cells.type}")
+    if column.storage == "date" and pa.types.is_timestamp(cells.type):
+        cells = cells.cast(pa.date32(), safe=False)
+    if column.storage == "datetime" and pa.types.is_date(cells.type):
+        cells = cells.cast(pa.timestamp("us"))
+    if column.storage in ("date", "datetime") and not (
+        pa.types.is_date(cells.type) or pa.types.is_timestamp(cells.type)
+    ):
+        if not np.all(np.isnan(numbers(cells, tokens))):
+            raise DataError(
+                f"column '{column.name}' holds {column.storage}s like 2024-01-31 in the schema; the table holds {cells.type}"
+            )
+    values = numbers(cells, tokens)
+    infinite = np.isinf(values)
+    if infinite.any():
+        row = int(np.flatnonzero(infinite)[0]) // column.width
+        raise DataError(
+            f"column '{column.name}' has {int(infinite.sum())} infinite values (first in row {row}); "
+            "replace them by numbers, or leave the cells empty"
+        )
+    return values
+
+
+def _parse_numbers(cells: pa.Array, column: Column) -> pa.Array:
+    """Text that the whole-column rules left as text (leading zeros), read as numbers; else an error with examples."""
+    try:
+        return pc.utf8_trim_whitespace(cells).cast(pa.float64())
+    except pa.ArrowInvalid:
+        pass
+    wrong = []
+    for row, cell in enumerate(cells.to_pylist()):
+        try:
+            float(cell) if cell is not None else None
+        except ValueError:
+            wrong.append((cell, row // column.width))
+    shown = ", ".join(f"{cell!r} in row {row}" for cell, row in wrong[:3])
+    raise DataError(
+        f"column '{column.name}' is {column.kind} and needs numbers; {len(wrong)} of {len(cells)} cells are not: {shown}; "
+        "correct them, or name them as missing tokens"
+    )
+
+
+def _on_measure(values: np.ndarray, column: Column) -> tuple[np.ndarray, int]:
+    """Values at their atoms and grid points; and the number that lay off the grid by more than storage error."""
+    off = 0
+    if column.kind == "quantized":
+        near = snap(values, column)
+        with np.errstate(invalid="ignore"):
+            scale = np.nanmax(np.abs(values), initial=0.0, where=~np.isnan(values))
+            slack = np.maximum(1e-6 * float(column.step or 1.0), 2.0**-22 * np.abs(values))
+            off = int(np.sum(np.abs(values - near) > np.maximum(slack, 2.0**-39 * scale)))
+        values = near
+    for atom in column.atoms:
+        # single precision on either side of the comparison
+        values = np.where(np.abs(values - atom) <= 2.0**-23 * abs(atom), atom, values)
+    return values, off
+
+
+def snap(values: np.ndarray, column: Column) -> np.ndarray:
+    """Nearest grid points of a quantized column, written with the column's decimals."""
+    step = float(column.step or 1.0)
+    points = column.origin + np.rint((values - column.origin) / step) * step
+    return np.round(points, column.decimals) if column.decimals is not None else points
+
+
+def _codes(cells: pa.Array, column: Column, tokens: Iterable[str]) -> np.ndarray:
+    hole = len(column.categories) if column.missing == "value" else HOLE
+    words = texts(cells, tokens) if not pa.types.is_null(cells.type) else pa.nulls(len(cells), pa.string())
+    if column.storage != "string" and is_text(cells.type):  # '1.0' or 'true' in a file for 1 or True in the schema
+        words = _as_stored(words, column, tokens)
+    index = pc.index_in(words, value_set=pa.array(column.categories, pa.string()))
+    if column.storage == "string" and index.null_count > words.null_count:
+        plain = pc.index_in(pc.utf8_trim_whitespace(words), value_set=pa.array(column.categories, pa.string()))
+        index = pc.coalesce(index, plain)
+    codes = np.array(index.fill_null(UNSEEN).to_numpy(zero_copy_only=False), dtype=np.int64)
+    codes[np.asarray(words.is_null())] = hole
+    return codes
+
+
+def _as_stored(words: pa.Array, column: Column, tokens: Iterable[str]) -> pa.Array:
+    if column.storage == "bool":
+        low = pc.utf8_lower(words)
+        true, false = (pc.is_in(low, value_set=pa.array(w, pa.string())) for w in (["true", "1"], ["false", "0"]))
+        return pc.if_else(true, "True", pc.if_else(false, "False", words)).cast(pa.string())
+    typed = type_text(words, tokens)
+    return texts(typed, tokens)
+
+
+def _by_column(columns: Sequence[Column], hit: np.ndarray) -> dict[str, int]:
+    found, start = {}, 0
+    for column in columns:
+        number = int(hit[:, start : start + column.width].sum())
+        start += column.width
+        if number:
+            found[column.name] = number
+    return found
+
+
+def _unseen_cells(data: TableData) -> dict[str, int]:
+    return _by_column(data.schema.categorical, data.codes == UNSEEN)
+
+
+def _outside_cells(data: TableData) -> dict[str, int]:
+    columns = data.schema.numeric
+    if all(c.lower is None and c.upper is None for c in columns):
+        return {}
+    lower = np.concatenate([np.full(c.width, -np.inf if c.lower is None else c.lower) for c in columns])
+    upper = np.concatenate([np.full(c.width, np.inf if c.upper is None else c.upper) for c in columns])
+    return _by_column(columns, (data.numeric < lower) | (data.numeric > upper))
+
+
+def _merged(schema: Schema, found: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    """The fields ``counts`` and ``column_counts`` of a :class:`TableData`."""
+    by_column: dict[str, dict[str, int]] = {}
+    for kind in COUNTED:
+        for name, number in found.get(kind, {}).items():
+            if number:
+                by_column.setdefault(name, {})[kind] = number
+    totals = {kind: sum(found.get(kind, {}).values()) for kind in COUNTED}
+    return {"counts": totals, "column_counts": by_column}
+
+
+def training_schema(schema: Schema, data: TableData) -> Schema:
+    """The schema with what training rows decide: their number, and the vocabulary of each open column.
+
+    Args:
+        schema: The schema of the whole table, under which ``data`` was encoded.
+        data: Training rows. A column of which they hold no cell keeps the whole vocabulary.
+    """
+    vocabularies: dict[str, list[str]] = {}
+    start = 0
+    for column in schema.categorical:
+        block = data.codes[:, start : start + column.width]
+        start += column.width
+        seen = np.zeros(len(column.categories) + 1, dtype=bool)
+        seen[np.unique(block[block >= 0])] = True
+        kept = [name for name, present in zip(column.categories, seen) if present]
+        vocabularies[column.name] = kept or list(column.categories)
+    return schema.for_training(len(data), vocabularies)
+
+
+def decode_table(data: TableData, schema: Schema | None = None, backend: Any = "pandas") -> Any:
+    """A frame in the table's own form: integers, dates, categories as stored, constants restored, ignored columns absent.
+
+    Args:
+        data: Raw values (rows of a table, or samples).
+        schema: Their schema; default ``data.schema``.
+        backend: ``pandas``, ``polars``, ``pyarrow``, or a frame whose form is taken.
+    """
+    schema = schema or data.schema
+    arrays: dict[str, pa.Array] = {}
+    start = 0
+    for column in schema.numeric:
+        arrays[column.name] = _blocked(
+            _numbers_out(data.numeric[:, start : start + column.width].reshape(-1), column), column
+        )
+        start += column.width
+    start = 0
+    for column in schema.categorical:
+        arrays[column.name] = _blocked(
+            _categories_out(data.codes[:, start : start + column.width].reshape(-1), column), column
+        )
+        start += column.width
+    for column in schema.columns:
+        if column.kind == "constant" and column.role not in ("ignore", "group", "time"):
+            arrays[column.name] = _blocked(
+                _written([column.value], column).take(pa.array(np.zeros(len(data) * column.width, dtype=np.int64))),
+                column,
+            )
+    names = [c.name for c in schema.columns if c.name in arrays]
+    return to_native(pa.table([arrays[name] for name in names], names=names), backend)
+
+
+def _blocked(flat: pa.Array, column: Column) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(flat, column.width) if column.shape else flat
+
+
+def _numbers_out(values: np.ndarray, column: Column) -> pa.Array:
+    hole = np.isnan(values)
+    if column.kind == "quantized":
+        values = snap(values, column)
+    elif column.decimals is not None:
+        values = np.round(values, column.decimals)
+    if column.atoms:
+        atoms = np.array(column.atoms)
+        nearest = atoms[np.abs(values[:, None] - atoms).argmin(axis=1)] if len(values) else values
+        values = np.where(np.abs(values - nearest) <= 2.0**-23 * np.abs(nearest), nearest, values)
+    if column.storage in ("int", "date"):
+        bound = 2.0**31 - 1 if column.storage == "date" else 2.0**62
+        whole = np.clip(np.rint(np.where(hole, 0.0, values)), -bound, bound).astype(np.int64)
+        array = pa.array(whole, pa.int64(), mask=hole)
+        return array.cast(pa.int32()).cast(pa.date32()) if column.storage == "date" else array
+    if column.storage == "datetime":
+        ticks = np.clip(np.rint(np.where(hole, 0.0, values) * 1e6), -(2.0**62), 2.0**62).astype(np.int64)
+        return pa.array(ticks, pa.int64(), mask=hole).cast(pa.timestamp("us"))
+    return pa.array(values, pa.float64(), mask=hole)
+
+
+def _categories_out(codes: np.ndarray, column: Column) -> pa.Array:
+    known = (codes >= 0) & (codes < len(column.categories))
+    words = _written(list(column.categories), column)
+    return (
+        words.take(pa.array(np.where(known, codes, 0), mask=~known)) if len(words) else pa.nulls(len(codes), words.type)
+    )
+
+
+def _written(words: list[str | None], column: Column) -> pa.Array:
+    """Categories, or the value of a constant column, as cells of the column's storage."""
+    array = pa.array(words, pa.string())
+    if column.storage == "bool":
+        return pa.array([None if w is None else w == "True" for w in words], pa.bool_())
+    kinds = {"int": pa.int64(), "float": pa.float64(), "date": pa.date32(), "datetime": pa.timestamp("us")}
+    if column.storage in kinds:
+        return array.cast(kinds[column.storage])
+    return array
+
+
+def fill_holes(frame: Any, data: TableData, completed: TableData) -> nw.DataFrame[Any]:
+    """The frame with its missing modelled cells taken from ``completed``; every observed cell is left untouched.
+
+    Args:
+        frame: The rows as they were given.
+        data: The same rows encoded, with holes.
+        completed: The same rows without holes.
+    """
+    frame = frame if isinstance(frame, nw.DataFrame) else read_frame(frame)
+    table = to_arrow(frame)
+    filled = decode_table(completed, data.schema, "pyarrow")
+    holes: dict[str, np.ndarray] = {}
+    for columns, gone in ((data.schema.numeric, np.isnan(data.numeric)), (data.schema.categorical, data.codes == HOLE)):
+        start = 0
+        for column in columns:
+            holes[column.name] = gone[:, start : start + column.width].any(axis=1)
+            start += column.width
+    out: dict[str, Any] = {name: table[name] for name in table.column_names}
+    for column in data.schema.columns:
+        gone = holes.get(column.name)
+        if gone is None or not gone.any():
+            continue
+        if column.name not in out:
+            out[column.name] = filled[column.name]
+            continue
+        given, drawn = as_array(out[column.name]), as_array(filled[column.name])
+        out[column.name] = _merge(given, drawn, gone, column, data.schema.missing_tokens)
+    backend = frame.to_native() if isinstance(frame, nw.DataFrame) else frame
+    return nw.from_native(to_native(pa.table(list(out.values()), names=list(out)), backend), eager_only=True)
+
+
+def _merge(given: pa.Array, drawn: pa.Array, gone: np.ndarray, column: Column, tokens: Iterable[str]) -> pa.Array:
+    mask = pa.array(gone)
+    if column.shape:
+        return pa.array(
+            [b if hole else a for a, b, hole in zip(given.to_pylist(), drawn.to_pylist(), gone)], drawn.type
+        )
+    if pa.types.is_null(given.type):
+        return drawn
+    if is_text(given.type):
+        return pc.if_else(mask, texts(drawn), drop_tokens(given, tokens))
+    if pa.types.is_integer(given.type) and pa.types.is_integer(drawn.type):
+        given = given.cast(pa.int64())
+    elif pa.types.is_floating(given.type) or pa.types.is_decimal(given.type):
+        given, drawn = given.cast(pa.float64()), drawn.cast(pa.float64())
+    else:
+        given = given.cast(drawn.type, safe=False)
+    return pc.if_else(mask, drawn, given)
+
+
+__all__ = [
+    "HOLE",
+    "UNSEEN",
+    "TableData",
+    "decode_table",
+    "encode_frame",
+    "fill_holes",
+    "number_cells",
+    "snap",
+    "training_schema",
+]
