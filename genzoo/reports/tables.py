@@ -1,0 +1,190 @@
+"""The main table as Markdown, CSV, LaTeX and plain text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from genzoo.reports import columns, formats
+from genzoo.reports.columns import TableColumn
+from genzoo.reports.rows import GROUP_TITLES, GROUPS, Row
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def markdown(rows: Sequence[Row], caption: str) -> str:
+    """A pipe table per group; failed models as a list."""
+    cols = columns.shown(columns.MAIN, rows)
+    parts = []
+    for group in GROUPS:
+        members = [row for row in rows if row.group == group]
+        if not members:
+            continue
+        parts.append(f"**{GROUP_TITLES[group]}**\n")
+        if group == "failed":
+            parts.append("\n".join(f"- `{row.name}`: {row.error}" for row in members) + "\n")
+            continue
+        lines = ["| " + " | ".join(c.title for c in cols) + " |"]
+        lines.append("|" + "|".join(":--" if c.left else "--:" for c in cols) + "|")
+        for row in members:
+            cells = [c.cell(row).replace("|", "\\|") for c in cols]
+            if row.rank == 1:
+                cells = [
+                    f"**{cell}**" if c.title.startswith(("Model", "Log-")) else cell for c, cell in zip(cols, cells)
+                ]
+            lines.append("| " + " | ".join(cells) + " |")
+        reasons = [f"- {row.name}: {row.reason}" for row in members if row.group == "unranked" and row.reason]
+        parts.append("\n".join(lines) + "\n" + ("\n" + "\n".join(reasons) + "\n" if reasons else ""))
+    return "\n".join([*parts, caption, ""])
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Every field of every row, unrounded; empty where a number does not exist, ``-inf`` for minus infinity."""
+    names = [f.name for f in fields(Row)]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        plain = row.to_dict()
+        writer.writerow(["" if plain[n] is None else plain[n] for n in names])
+    return out.getvalue()
+
+
+_TEX = {
+    **{c: "\\" + c for c in "&%$#_{}"},
+    **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"},
+    **{"±": r"$\pm$", "−": "$-$", "∞": r"$\infty$", "–": "--", "↑": r"$\uparrow$", "↓": r"$\downarrow$"},
+    **{"\u202f": r"\,", "<": r"\textless{}", ">": r"\textgreater{}", "…": r"\ldots{}"},
+}
+
+
+def tex_escape(words: str) -> str:
+    """Text that LaTeX prints as it is."""
+    return "".join(_TEX.get(letter, letter) for letter in words)
+
+
+TEX_COLUMNS = (
+    "Rank",
+    "Model",
+    "Log-likelihood",
+    "Difference",
+    "Discretised",
+    "Spike",
+    "Bits/dim",
+    "Parameters",
+    "Training",
+)
+
+
+def latex(rows: Sequence[Row], caption: str) -> str:
+    """A ``booktabs`` table (``\\usepackage{booktabs}``); groups are divided by a rule and a title."""
+    cols = [c for c in columns.shown(columns.MAIN, rows) if c.title.startswith(TEX_COLUMNS)]
+    lines = [r"% needs \usepackage{booktabs}", r"\begin{table}", r"\centering", f"\\caption{{{tex_escape(caption)}}}"]
+    lines += [r"\begin{tabular}{" + "".join("l" if c.left else "r" for c in cols) + "}", r"\toprule"]
+    lines.append(" & ".join(tex_escape(c.title) for c in cols) + r" \\")
+    for group in GROUPS:
+        members = [row for row in rows if row.group == group]
+        if not members:
+            continue
+        lines += [r"\midrule", f"\\multicolumn{{{len(cols)}}}{{l}}{{\\emph{{{tex_escape(GROUP_TITLES[group])}}}}} \\\\"]
+        for row in members:
+            if group == "failed":
+                words = tex_escape(row.error or "")
+                lines.append(
+                    f"-- & {tex_escape(row.name)} & \\multicolumn{{{len(cols) - 2}}}{{p{{0.6\\linewidth}}}}{{{words}}} \\\\"
+                )
+                continue
+            cells = [tex_escape(c.cell(row)) for c in cols]
+            if row.rank == 1:
+                cells = [
+                    f"\\textbf{{{x}}}" if c.title.startswith(("Model", "Log-")) else x for c, x in zip(cols, cells)
+                ]
+            lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+TERMINAL = ("Rank", "Model", "Log-likelihood", "Difference", "Rows at", "Spike", "Training")
+
+
+def terminal_columns(rows: Sequence[Row], width: int) -> list[TableColumn]:
+    """The columns that fit ``width`` letters, the first ones first; titles may be broken into words."""
+    kept: list[TableColumn] = []
+    used = 0
+    for start in TERMINAL:
+        for c in columns.shown(columns.MAIN, rows):
+            if not c.title.startswith(start) or (start == "Rows at" and not any(row.num_neg_inf for row in rows)):
+                continue
+            used += 2 + max([len(w) for w in c.title.split()] + [len(c.cell(row)) for row in rows])
+            if used - 2 <= width or len(kept) < 3:
+                kept.append(c)
+    return kept
+
+
+def plain_text(rows: Sequence[Row], width: int = 110) -> str:
+    """A table for the terminal, without colours, at most ``width`` letters wide if the names allow it."""
+    cols = terminal_columns(rows, width)
+    cells = {id(row): [c.cell(row) for c in cols] for row in rows if row.group != "failed"}
+    widths = [max([len(c.title), *(len(line[i]) for line in cells.values())]) for i, c in enumerate(cols)]
+
+    def line(parts: Sequence[str]) -> str:
+        padded = [p.ljust(w) if c.left else p.rjust(w) for p, w, c in zip(parts, widths, cols)]
+        return "  ".join(padded).rstrip()
+
+    out = [line([c.title for c in cols]), "─" * (sum(widths) + 2 * (len(widths) - 1))]
+    groups = [group for group in GROUPS if any(row.group == group for row in rows)]
+    for group in groups:
+        if len(groups) > 1:
+            out.append(GROUP_TITLES[group])
+        for row in (row for row in rows if row.group == group):
+            if group == "failed":
+                out.append(f"  {row.name}: {row.error}")
+                continue
+            out.append(line(cells[id(row)]))
+            if group == "unranked" and row.reason:
+                out.append(f"      {row.reason}")
+    return "\n".join(out)
+
+
+def rich_table(rows: Sequence[Row], width: int) -> RenderableType:
+    """The same table for a terminal with colours and ``width`` columns of letters."""
+    from rich.table import Table
+    from rich.text import Text
+
+    cols = terminal_columns(rows, width)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for c in cols:
+        table.add_column(
+            c.title, justify="left" if c.left else "right", min_width=max(len(c.cell(row)) for row in rows)
+        )
+    groups = [group for group in GROUPS if any(row.group == group for row in rows)]
+    for group in groups:
+        members = [row for row in rows if row.group == group]
+        if group == "failed":
+            continue
+        for row in members:
+            style = "bold green" if row.rank == 1 else ("dim" if group != "ranked" else "")
+            cells = [Text(c.cell(row)) for c in cols]
+            table.add_row(*cells, style=style)
+        if group != groups[-1]:
+            table.add_section()
+    notes = [
+        Text(f"{r.name} is not ranked: {r.reason}", style="yellow") for r in rows if r.group == "unranked" and r.reason
+    ]
+    notes += [Text(f"{row.name} failed: {row.error}", style="red") for row in rows if row.group == "failed"]
+    if not notes:
+        return table
+    from rich.console import Group
+
+    return Group(table, Text(""), *notes)
+
+
+def caption_of(num_rows: int, table: str) -> str:
+    """One sentence under the table."""
+    return (
+        f"Mean log-likelihood of {formats.count(num_rows)} held-out rows of {table}, nats per row ± standard error (kind); "
+        "differences are paired row by row, with 95 % intervals."
+    )
