@@ -12,7 +12,7 @@ import numpy as np
 
 from genzoo.errors import ComparisonError, DataError, GenZooError
 from genzoo.likelihood.log_likelihood import LogLikelihood
-from genzoo.reports.results import DiscretisedResult, ModelResult
+from genzoo.reports.results import ModelResult
 
 if TYPE_CHECKING:
     from genzoo.models.base import DensityModel
@@ -48,8 +48,7 @@ def evaluate_model(
     likelihood = model.log_prob(data, seed=seed)
     at_resolution = None
     if any(c.kind in ("continuous", "mixed") for c in model.schema.scored):
-        found = discretised(model, data, draws=discretised_draws, seed=seed)
-        at_resolution = DiscretisedResult(found.spike_index, found.likelihood, found.resolutions)
+        at_resolution = discretised(model, data, draws=discretised_draws, seed=seed)
     frame, speed = None, None
     if samples and model.capabilities.samples:
         started = time.monotonic()
