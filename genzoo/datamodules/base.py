@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -125,6 +126,18 @@ class TableDataModule(LightningDataModule, ABC):
         if split not in self._masks:
             self._masks[split] = rows_in(self.data(split), self.data("train"))
         return self._masks[split]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """How to make this datamodule again, as plain values: class path and arguments. Empty for a frame in memory."""
+        if getattr(self, "path", "") is None:
+            return {}
+        arguments = {k: v for k, v in self.hparams.items() if not k.startswith("_")}
+        for name, value in arguments.items():
+            # the run is opened from any folder
+            if isinstance(value, str) and name.endswith(("path", "folder", "schema")) and Path(value).exists():
+                arguments[name] = str(Path(value).resolve())
+        return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": arguments}
 
     def fit_sample(self, max_rows: int = 200_000, seed: int = 0) -> TableBatch:
         """Training rows to fit a codec on: all of them, or a random ``max_rows``, in file order."""
