@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -44,7 +44,50 @@ class Entry:
         return self.class_path.rpartition(".")[2]
 
 
-CATALOGUE: dict[str, Entry] = {entry.key: entry for entry in ()}
+_AUTOREGRESSIVE = Capabilities(missing="exact", context=True, context_missing=True, imputes=True, uses_mask=True)
+
+_ENTRIES = (
+    Entry(
+        key="independent",
+        class_path="genzoo.models.baselines.independent.Independent",
+        summary="Product of smooth marginals: the floor every other model should beat.",
+        paper="standard; closed form",
+        capabilities=Capabilities(missing="exact", imputes=True, by_column=True),
+    ),
+    Entry(
+        key="gaussian",
+        class_path="genzoo.models.baselines.gaussian.Gaussian",
+        summary="One Gaussian with full covariance over the numbers, categories independent of them.",
+        paper="Geweke (1991), Hajivassiliou and McFadden (1998) for the cells of a grid",
+        capabilities=Capabilities(missing="exact", quantized="lower_bound", imputes=True),
+    ),
+    Entry(
+        key="mixture",
+        class_path="genzoo.models.baselines.mixture.GaussianMixture",
+        summary="Mixture of Gaussians over the numbers times multinomials over the categories.",
+        paper="Dempster, Laird and Rubin (1977)",
+        capabilities=Capabilities(missing="exact", quantized="lower_bound", imputes=True),
+    ),
+    Entry(
+        key="maf",
+        class_path="genzoo.models.flows.maf.MAF",
+        summary="Masked autoregressive flow: Gaussian conditionals, made flexible by stacking; exact on mixed rows.",
+        paper="Papamakarios, Pavlakou and Murray (2017), arXiv:1705.07057",
+        capabilities=_AUTOREGRESSIVE,
+        group="flows",
+    ),
+    Entry(
+        key="spline_flow",
+        class_path="genzoo.models.flows.spline_flow.SplineFlow",
+        summary="Rational-quadratic spline flow, autoregressive (exact on mixed rows) or coupling.",
+        paper="Durkan, Bekasov, Murray and Papamakarios (2019), arXiv:1906.04032",
+        capabilities=replace(_AUTOREGRESSIVE, by_column=True),
+        recipe="adult_spline_flow",
+        group="flows",
+    ),
+)
+
+CATALOGUE: dict[str, Entry] = {entry.key: entry for entry in _ENTRIES}
 
 
 def outside_models() -> dict[str, EntryPoint]:

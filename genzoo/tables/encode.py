@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,17 @@ class TableData:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the rows: their numbers (in the file and in the cells) and which cells are missing.
+
+        Categories enter by being there or not: their codes depend on the vocabulary of a training split.
+        """
+        digest = hashlib.sha256()
+        for array in (self.rows, np.where(np.isnan(self.numeric), np.nan, self.numeric), self.codes == HOLE):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
 
     def select(self, index: np.ndarray | slice) -> TableData:
         """The rows at ``index`` (positions or a boolean mask), counted anew where counts can be read off the values."""
