@@ -11,7 +11,7 @@ from genzoo.tables.schema import Column, Schema
 
 SCHEMA = Schema(
     columns=(
-        Column("age", "quantized", storage="int", step=1.0, unit="years"),
+        Column("age", "quantized", storage="int", step=1.0, unit="year"),
         Column("income", "continuous", unit="euro"),
         Column("capital_gain", "mixed", atoms=(0.0,), unit="euro"),
         Column("since", "quantized", storage="date", step=1.0),

@@ -69,7 +69,7 @@ RESULTS = (
     ),
     TableColumn(
         "Spike index ↓",
-        lambda r: formats.with_error(r.spike_index, r.spike_index_se),
+        lambda r: formats.with_error(r.spike_index, r.spike_index_se, digits=3),
         lambda r: r.spike_index,
         "Nats per row that the density owes to repeated values; above 0.1 the rank is withdrawn.",
     ),
@@ -96,13 +96,13 @@ COSTS = (
         "Test rows that the model holds impossible.",
     ),
     TableColumn(
-        "Unseen",
+        "Unseen categories",
         lambda r: formats.count(r.unseen),
         lambda r: r.unseen,
         "Cells with a category that training rows do not have.",
     ),
     TableColumn(
-        "Off grid",
+        "Off-grid values",
         lambda r: formats.count(r.off_grid),
         lambda r: r.off_grid,
         "Cells of quantized columns that were moved to their nearest grid point.",
@@ -129,8 +129,12 @@ AGAINST_FIRST = TableColumn(
 MAIN = (*RESULTS[:4], AGAINST_FIRST, *RESULTS[4:], *COSTS[1:])
 
 
+def _number(value: float | None, digits: int) -> str:
+    return "0" if value == 0 else formats.number(value, digits)
+
+
 def _plain(title: str, name: str, words: str, digits: int = 3) -> TableColumn:
-    return TableColumn(title, lambda r: formats.number(getattr(r, name), digits), lambda r: getattr(r, name), words)
+    return TableColumn(title, lambda r: _number(getattr(r, name), digits), lambda r: getattr(r, name), words)
 
 
 PARTS = (

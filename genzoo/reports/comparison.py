@@ -128,7 +128,7 @@ class Comparison:
                 "difference_low": pair.low if known else None,
                 "difference_high": pair.high if known else None,
                 "p_value": pair.p_value if pair.p_holm is None else pair.p_holm,
-                "verdict": None if group == "oracle" else verdicts.short_verdict(pair, self.reference),
+                "verdict": verdicts.short_verdict(pair, self.reference, group),
             }
         return Row(name=result.name, group=group, **plain)
 
@@ -196,8 +196,8 @@ class Comparison:
         share = 100 * len(shared) / max(self.num_rows, 1)
         return (
             f"{formats.count(len(shared))} test rows ({share:.1f} %) also stand in the training rows. "
-            f"With them {first.name} has {formats.number(first.mean)} nats per row, without them {formats.number(first.without_shared)}; "
-            "the other models are under Parts and errors."
+            f"With them {first.name} has {formats.number(first.mean)} nats per row, without them "
+            f"{formats.number(first.without_shared)}; the other models are under Parts and errors."
         )
 
     def provenance(self) -> list[tuple[str, Any]]:
@@ -326,7 +326,8 @@ class Comparison:
         from rich.text import Text
 
         out = console or RichConsole()
-        out.print(tables.rich_table(self.rows, out.width))
+        for line, style in tables.terminal_lines(self.rows, out.width):
+            out.print(Text(line, style=style))
         headline, *more = self.conclusions()
         out.print()
         out.print(Text(headline, style="bold"))

@@ -26,12 +26,13 @@ def digits_of(error: float | None) -> int:
     return min(max(1 - math.floor(math.log10(error)), 2), 5)
 
 
-def with_error(value: float | None, error: float | None, kind: str | None = None) -> str:
-    """``2.310 ± 0.020 (bound)``."""
+def with_error(value: float | None, error: float | None, kind: str | None = None, digits: int | None = None) -> str:
+    """``2.310 ± 0.020 (bound)``; digits follow the error if they are not given."""
     if value is None or math.isnan(value):
         return "–"
     known = error is not None and math.isfinite(error) and math.isfinite(value)
-    digits = digits_of(error if known else None)
+    if digits is None:
+        digits = digits_of(error if known else None)
     shown = number(value, digits) + (f" ± {error:.{digits}f}" if known else "")
     return f"{shown} ({kind})" if kind else shown
 

@@ -80,8 +80,9 @@ def _lead(comparison: Comparison) -> str:
 def _results(comparison: Comparison) -> str:
     rows = comparison.rows
     caption = (
-        f"Mean log-likelihood of {formats.count(comparison.num_rows)} test rows in nats per row, in the table's own "
-        f"units, ± standard error (kind). Differences are paired row by row, with {100 * comparison.level:g} % intervals. "
+        f"Mean log-likelihood of {formats.count(comparison.num_rows)} test rows in nats per row, in the table's "
+        "own units, ± standard error (kind). Differences are paired row by row, with "
+        f"{100 * comparison.level:g} % intervals. "
         "Ranks follow what each number guarantees; sorting keeps the groups apart."
     )
     label = "Results, one row a model"
@@ -106,10 +107,12 @@ def _marks(dots: Sequence[plots.Dot]) -> list[tuple[plots.Dot, str]]:
         "exact": "exact",
         "lower_bound": "lower bound, the true value may lie further right",
         "upper_bound": "upper bound, the true value may lie further left",
-        "estimate": "estimate",
+        "estimate": "unbiased estimate",
         "unnormalised": "unnormalised",
         "oracle": "oracle",
     }
+    if any(dot.mark == "estimate" and not dot.ranked for dot in dots):
+        words["estimate"] = "estimate"
     first = {(dot.mark, dot.ranked): dot for dot in reversed(dots)}
     return [
         (dot, words[mark] + ("" if ranked or mark == "oracle" else " (hollow: not ranked)"))
@@ -161,7 +164,8 @@ def html_table(cols: Sequence[TableColumn], rows: Sequence[Row], caption: str, l
 
 
 def _classes(column: TableColumn) -> str:
-    return ("text" if column.left else "") + (" pin" if column.title == "Model" else "")
+    names = {"text": column.left, "pin": column.title == "Model", "best": column in columns.RESULTS[2:4]}
+    return " ".join(name for name, has in names.items() if has)
 
 
 def _line(cols: Sequence[TableColumn], row: Row) -> str:
@@ -170,7 +174,9 @@ def _line(cols: Sequence[TableColumn], row: Row) -> str:
     if row.group == "failed":
         at = next(i for i, c in enumerate(cols) if c.title == "Model")
         cells = ['<td data-key=""></td>'] * at
-        cells.append(f'<th scope="row" class="pin" data-key="{escape(row.name.lower())}">{escape(row.name)}</th>')
+        cells.append(f'<th scope="row" class="pin" data-key="{escape(row.name.lower())}">')
+        cells[-1] += f"{escape(row.name).replace('_', '_<wbr>')}</th>"
+
         cells.append(f'<td class="error" colspan="{len(cols) - at - 1}" data-key="">{escape(row.error or "")}</td>')
         return f'<tr class="{cls}" data-row>{"".join(cells)}</tr>'
     for column in cols:
@@ -183,6 +189,8 @@ def _line(cols: Sequence[TableColumn], row: Row) -> str:
             if row.verdict:
                 shown += f'<span class="below">{escape(row.verdict)}</span>'
         attributes = f'class="{_classes(column)}" data-key="{"" if key is None else escape(str(key))}"'
+        if column.title == "Model":
+            shown = shown.replace("_", "_<wbr>")  # long names break at their joints on a phone
         tag = 'th scope="row"' if column.title == "Model" else "td"
         cells.append(f"<{tag} {attributes}>{shown}</{tag[:2]}>")
     return f'<tr class="{cls}" data-row>{"".join(cells)}</tr>'
@@ -200,7 +208,8 @@ def simple_table(head: Sequence[str], lines: Iterable[Sequence[str]], label: str
         )
         body += "</tr>"
     return (
-        f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0"><table aria-label="{escape(label)}">'
+        f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0">'
+        f'<table aria-label="{escape(label)}">'
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -219,7 +228,7 @@ def _data(comparison: Comparison) -> str:
         "Schema",
         wide=(3, 4),
     )
-    note = '<p class="note">What the likelihood of each column refers to: fixed by the schema, the same for every model.</p>'
+    note = '<p class="note">What the likelihood of a column refers to: fixed by the schema, equal for all models.</p>'
     return top + text + "<h3>Schema</h3>" + note + table
 
 
@@ -275,7 +284,8 @@ def _samples(comparison: Comparison) -> str:
             more = f'<p class="note">The {len(figures)} columns furthest from the data, of {len(counted)}.</p>'
         pairs = [plots.pair_figure(table, p, samples) for p in table.pairs if p[0] in samples and p[1] in samples]
         pair_block = (
-            f'<h3>Pairs with the most mutual information in the data</h3><div class="panels pairs">{"".join(pairs)}</div>'
+            '<h3>Pairs with the most mutual information in the data</h3><div class="panels pairs">'
+            f'{"".join(pairs)}</div><p class="note">In shaded panels a stronger colour is a larger share.</p>'
             if pairs
             else ""
         )
@@ -285,9 +295,9 @@ def _samples(comparison: Comparison) -> str:
             f'<h3>One column at a time</h3><div class="panels">{"".join(figures)}</div>{more}{pair_block}</details>'
         )
     intro = (
-        "<p>Samples of each model beside the test rows, in bins chosen from the data. The distance is the total variation "
-        "between the two sets of proportions (0 same, 1 disjoint); two samples of these sizes from one distribution would "
-        "show the value called by chance. It looks at one column at a time and ranks nothing.</p>"
+        "<p>Samples of each model beside the test rows, in bins chosen from the data. The distance is the total "
+        "variation between the two sets of proportions (0 same, 1 disjoint); two samples of these sizes from one "
+        "distribution would show the value called by chance. It looks at one column at a time and ranks nothing.</p>"
     )
     summary = simple_table(
         ["Model", "Samples", "Mean distance ↓", "By chance", "Furthest column"], lines, "Distance of samples from data"
@@ -313,11 +323,12 @@ def _reading(comparison: Comparison) -> str:
     }
     defs = "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in words.items() if k in kinds)
     return (
-        "<p>Each number is the mean over test rows of log p(observed cells | which cells are observed, context), in nats. "
-        "It has the units of the table, fixed by the schema, so numbers in this report may be subtracted, and numbers of "
-        "other tables may not. That one model describes the data better than another is said only where the kinds "
-        "allow it: the first must be exact, unbiased or a lower bound, the second exact, unbiased or an upper bound, and "
-        "the interval of the paired difference, corrected for the number of pairs (Holm), must exclude zero.</p>"
+        "<p>Each number is the mean over test rows of log p(observed cells | which cells are observed, context), in "
+        "nats. It has the units of the table, fixed by the schema, so numbers in this report may be subtracted, and "
+        "numbers of other tables may not. That one model describes the data better than another is said only where "
+        "the kinds allow it: the first must be exact, unbiased or a lower bound, the second exact, unbiased or an "
+        "upper bound, and the interval of the paired difference, corrected for the number of pairs (Holm), must "
+        "exclude zero.</p>"
         f'<dl class="defs">{defs}</dl>'
     )
 

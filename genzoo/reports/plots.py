@@ -186,8 +186,8 @@ def _histogram(bins: Bins, counted: Counted) -> str:
     data, samples = counted.data[first : first + count], counted.samples[first : first + count]
     edges: list[float] = bins.edges.tolist()
     panel = Panel((edges[0], edges[-1]), (0, 1.08 * max(float(data.max()), float(samples.max()), 1e-9)))
-    panel.bars(edges, data.tolist(), "data")
     panel.axes(axis_label(column), "share of rows", x_storage=column.storage, y_percent=True)
+    panel.bars(edges, data.tolist(), "data")
     panel.steps(edges, samples.tolist(), "samples")
     return panel.render(f"{column.name}: data (area) and samples (line), {distance_words(counted)}")
 
@@ -230,9 +230,9 @@ def pair_figure(table: TableBins, pair: tuple[str, str], samples: Mapping[str, V
             _scatter(first, second, values, who, max_dots) for values, who in ((data, "data"), (drawn, "samples"))
         ]
     else:
-        high = float(max(counted.data.max(initial=0), counted.samples.max(initial=0))) or 1.0
+        used = _used(counted.data + counted.samples)
         panels = [
-            _heat(first, second, p, high, who) for p, who in ((counted.data, "data"), (counted.samples, "samples"))
+            _heat(first, second, p, used, who) for p, who in ((counted.data, "data"), (counted.samples, "samples"))
         ]
     caption = f"<b>{escape(pair[0])}</b> and <b>{escape(pair[1])}</b>"
     return f'<figure class="pair"><div>{panels[0]}{panels[1]}</div><figcaption>{caption}</figcaption></figure>'
@@ -264,28 +264,32 @@ def _dot_range(bins: Bins) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _heat(first: Bins, second: Bins, shares: NDArray[np.float64], high: float, who: str) -> str:
-    panel = Panel((0, first.num_bins), (0, second.num_bins), width=200, height=170, left=64)
+def _heat(first: Bins, second: Bins, shares: NDArray[np.float64], used: tuple[int, int], who: str) -> str:
+    high = float(shares.max(initial=0)) or 1.0
+    panel = Panel((0, used[0]), (0, used[1]), width=200, height=170, left=64, top=14)
     panel.axes(
         axis_label(first.column),
         axis_label(second.column),
-        x_ticks=_bin_ticks(first, 3),
-        y_ticks=_bin_ticks(second, 8),
+        x_ticks=_bin_ticks(first, 3, used[0]),
+        y_ticks=_bin_ticks(second, 8, used[1]),
     )
     panel.parts = [part for part in panel.parts if 'class="grid"' not in part]
-    for i in range(first.num_bins):
-        for j in range(second.num_bins):
-            if shares[i, j] > 0:
-                a, b, c, d = panel.px(i), panel.px(i + 1), panel.py(j + 1), panel.py(j)
-                shade = math.sqrt(float(shares[i, j]) / high)  # square root: rare cells stay visible
-                panel.parts.append(
-                    f'<path class="heat {who}-heat" opacity="{max(shade, 0.04):.2f}" d="M{a:.1f} {c:.1f}H{b:.1f}V{d:.1f}H{a:.1f}Z"/>'
-                )
+    panel.parts.append(text(panel.width - panel.right, 9, who, "end", "who"))
+    for i, j in zip(*np.nonzero(shares)):
+        a, b, c, d = panel.px(i), panel.px(i + 1), panel.py(j + 1), panel.py(j)
+        shade = max(math.sqrt(float(shares[i, j]) / high), 0.04)  # square root: rare cells stay visible
+        path = f"M{a:.1f} {c:.1f}H{b:.1f}V{d:.1f}H{a:.1f}Z"
+        panel.parts.append(f'<path class="{who}-heat" opacity="{shade:.2f}" d="{path}"/>')
     return panel.render(f"{first.column.name} and {second.column.name}: share of {who} in each cell")
 
 
-def _bin_ticks(bins: Bins, most: int) -> list[tuple[float, str]]:
-    """Names of bins at their centres, thinned to at most ``most``."""
+def _used(shares: NDArray[np.float64]) -> tuple[int, int]:
+    """Bins up to the last that holds anything, on either axis."""
+    return tuple(int(np.nonzero(shares.sum(axis=1 - axis))[0].max(initial=0)) + 1 for axis in (0, 1))  # type: ignore[return-value]
+
+
+def _bin_ticks(bins: Bins, most: int, used: int) -> list[tuple[float, str]]:
+    """Names of the first ``used`` bins at their centres, thinned to at most ``most``."""
     labels = [*bins.labels]
     if len(bins.edges):
         middles = (bins.edges[:-1] + bins.edges[1:]) / 2
@@ -296,5 +300,6 @@ def _bin_ticks(bins: Bins, most: int) -> list[tuple[float, str]]:
         ]
     elif bins.has_other:
         labels.append("other")
+    labels = labels[:used]
     step = max(math.ceil(len(labels) / most), 1)
     return [(i + 0.5, short(labels[i], 9)) for i in range(0, len(labels), step)]

@@ -31,7 +31,7 @@ FROM_SUMMARY = (
 
 
 def kind_words(likelihood: LogLikelihood) -> str:
-    """Short name of the kind, as it stands beside a number: exact, bound, upper bound, unbiased, estimate, unnormalised."""
+    """The kind as it stands beside a number: exact, bound, upper bound, unbiased, estimate, unnormalised."""
     return kind_word(likelihood.kind, likelihood.bias)
 
 

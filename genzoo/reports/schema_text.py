@@ -21,7 +21,8 @@ def measure_words(column: Column) -> str:
     elif column.kind == "mixed":
         words = f"probability of {atoms}; density per {unit} elsewhere"
     elif column.kind == "quantized":
-        words = f"probability of the cell of width {column.step:g}" + (f" {column.unit}" if column.unit else "")
+        unit = column.unit or {"date": "day", "datetime": "s"}.get(column.storage)
+        words = f"probability of the cell of width {column.step:g}" + (f" {unit}" if unit else "")
         words += f"; atoms {atoms}" if column.atoms else ""
     else:
         words = "probability of the category"

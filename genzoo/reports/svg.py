@@ -25,6 +25,18 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def column_ticks(low: float, high: float, storage: str, count: int) -> list[tuple[float, str]]:
+    """Ticks of a column with their labels: first days of years for long stretches of dates, else round numbers."""
+    if storage not in ("date", "datetime"):
+        return [(v, tick_label(v, storage)) for v in ticks(low, high, count)]
+    day = 1.0 if storage == "date" else 86400.0
+    if not (math.isfinite(low) and math.isfinite(high)) or high - low < 3 * 365 * day:
+        return [(v, tick_label(v, storage)) for v in ticks(low, high, 2)]
+    years = ticks(1970 + low / day / 365.2425, 1970 + high / day / 365.2425, count)
+    starts = {int(y): np.datetime64(f"{int(y)}-01-01", "D").astype(np.int64) * day for y in years}
+    return [(float(v), str(year)) for year, v in starts.items() if low <= v <= high]
+
+
 def tick_label(value: float, storage: str = "float") -> str:
     """Short text of a tick: ``12``, ``0.05``, ``3.2k``, ``5M``; a date for date columns."""
     if storage in ("date", "datetime"):
@@ -68,7 +80,7 @@ class Panel:
     y: tuple[float, float]
     width: int = 240
     height: int = 150
-    left: int = 36
+    left: int = 42
     bottom: int = 32
     top: int = 8
     right: int = 8
@@ -96,10 +108,11 @@ class Panel:
         """Draws frame, ticks and axis labels."""
         bottom, left, right = self.height - self.bottom, self.left, self.width - self.right
         if x_ticks is None:
-            x_ticks = [(v, tick_label(v, x_storage)) for v in ticks(*self.x, count=2 if x_storage != "float" else 4)]
+            x_ticks = column_ticks(*self.x, x_storage, 4)
         if y_ticks is None:
-            values = ticks(*self.y, count=3)
-            y_ticks = [(v, f"{100 * v:.3g}%" if y_percent else tick_label(v, y_storage)) for v in values]
+            y_ticks = column_ticks(*self.y, y_storage, 3)
+            if y_percent:
+                y_ticks = [(v, f"{100 * v:.3g}%") for v, _ in y_ticks]
         for value, _ in y_ticks:
             self.parts.append(
                 f'<line class="grid" x1="{left}" x2="{right}" y1="{self.py(value):.1f}" y2="{self.py(value):.1f}"/>'

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING
 
 from genzoo.reports import columns, formats
 from genzoo.reports.columns import TableColumn
 from genzoo.reports.rows import GROUP_TITLES, GROUPS, Row
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 
 def markdown(rows: Sequence[Row], caption: str) -> str:
@@ -94,9 +91,8 @@ def latex(rows: Sequence[Row], caption: str) -> str:
         for row in members:
             if group == "failed":
                 words = tex_escape(row.error or "")
-                lines.append(
-                    f"-- & {tex_escape(row.name)} & \\multicolumn{{{len(cols) - 2}}}{{p{{0.6\\linewidth}}}}{{{words}}} \\\\"
-                )
+                wide = f"\\multicolumn{{{len(cols) - 2}}}{{p{{0.6\\linewidth}}}}{{{words}}}"
+                lines.append(f"-- & {tex_escape(row.name)} & {wide} \\\\")
                 continue
             cells = [tex_escape(c.cell(row)) for c in cols]
             if row.rank == 1:
@@ -124,67 +120,43 @@ def terminal_columns(rows: Sequence[Row], width: int) -> list[TableColumn]:
     return kept
 
 
-def plain_text(rows: Sequence[Row], width: int = 110) -> str:
-    """A table for the terminal, without colours, at most ``width`` letters wide if the names allow it."""
+def terminal_lines(rows: Sequence[Row], width: int = 110) -> list[tuple[str, str]]:
+    """The table for a terminal: lines of at most ``width`` letters (if names allow it), each with a rich style."""
     cols = terminal_columns(rows, width)
     cells = {id(row): [c.cell(row) for c in cols] for row in rows if row.group != "failed"}
-    widths = [max([len(c.title), *(len(line[i]) for line in cells.values())]) for i, c in enumerate(cols)]
+    sizes = [max([len(w) for w in c.title.split()] + [len(x[i]) for x in cells.values()]) for i, c in enumerate(cols)]
 
     def line(parts: Sequence[str]) -> str:
-        padded = [p.ljust(w) if c.left else p.rjust(w) for p, w, c in zip(parts, widths, cols)]
+        padded = [p.ljust(w) if c.left else p.rjust(w) for p, w, c in zip(parts, sizes, cols)]
         return "  ".join(padded).rstrip()
 
-    out = [line([c.title for c in cols]), "─" * (sum(widths) + 2 * (len(widths) - 1))]
+    titles = [textwrap.wrap(c.title, size, break_long_words=False) for c, size in zip(cols, sizes)]
+    height = max(map(len, titles))
+    titles = [[""] * (height - len(words)) + words for words in titles]
+    out = [(line(words), "bold") for words in zip(*titles)]
+    out.append(("─" * (sum(sizes) + 2 * (len(sizes) - 1)), ""))
     groups = [group for group in GROUPS if any(row.group == group for row in rows)]
     for group in groups:
         if len(groups) > 1:
-            out.append(GROUP_TITLES[group])
+            out.append((GROUP_TITLES[group], "italic"))
         for row in (row for row in rows if row.group == group):
             if group == "failed":
-                out.append(f"  {row.name}: {row.error}")
+                out.append((f"  {row.name}: {row.error}", "red"))
                 continue
-            out.append(line(cells[id(row)]))
+            out.append((line(cells[id(row)]), "bold green" if row.rank == 1 else "" if group == "ranked" else "dim"))
             if group == "unranked" and row.reason:
-                out.append(f"      {row.reason}")
-    return "\n".join(out)
+                out.append((f"    {row.reason}", "yellow"))
+    return out
 
 
-def rich_table(rows: Sequence[Row], width: int) -> RenderableType:
-    """The same table for a terminal with colours and ``width`` columns of letters."""
-    from rich.table import Table
-    from rich.text import Text
-
-    cols = terminal_columns(rows, width)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for c in cols:
-        table.add_column(
-            c.title, justify="left" if c.left else "right", min_width=max(len(c.cell(row)) for row in rows)
-        )
-    groups = [group for group in GROUPS if any(row.group == group for row in rows)]
-    for group in groups:
-        members = [row for row in rows if row.group == group]
-        if group == "failed":
-            continue
-        for row in members:
-            style = "bold green" if row.rank == 1 else ("dim" if group != "ranked" else "")
-            cells = [Text(c.cell(row)) for c in cols]
-            table.add_row(*cells, style=style)
-        if group != groups[-1]:
-            table.add_section()
-    notes = [
-        Text(f"{r.name} is not ranked: {r.reason}", style="yellow") for r in rows if r.group == "unranked" and r.reason
-    ]
-    notes += [Text(f"{row.name} failed: {row.error}", style="red") for row in rows if row.group == "failed"]
-    if not notes:
-        return table
-    from rich.console import Group
-
-    return Group(table, Text(""), *notes)
+def plain_text(rows: Sequence[Row], width: int = 110) -> str:
+    """The table for the terminal, without colours."""
+    return "\n".join(line for line, _ in terminal_lines(rows, width))
 
 
 def caption_of(num_rows: int, table: str) -> str:
     """One sentence under the table."""
     return (
-        f"Mean log-likelihood of {formats.count(num_rows)} held-out rows of {table}, nats per row ± standard error (kind); "
-        "differences are paired row by row, with 95 % intervals."
+        f"Mean log-likelihood of {formats.count(num_rows)} held-out rows of {table}, nats per row ± standard error "
+        "(kind); differences are paired row by row, with 95 % intervals."
     )

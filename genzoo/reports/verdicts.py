@@ -12,7 +12,7 @@ from genzoo.likelihood.compare import Paired, compare_all
 from genzoo.likelihood.conclusions import Conclusion, conclude, ranking
 from genzoo.reports import formats
 from genzoo.reports.results import SPIKE_LIMIT, ModelResult
-from genzoo.reports.rows import group_of
+from genzoo.reports.rows import Group, group_of
 
 if TYPE_CHECKING:
     from genzoo.reports.comparison import Comparison
@@ -23,13 +23,17 @@ def rank(results: Sequence[ModelResult]) -> tuple[str, ...]:
     return ranking({r.name: r.likelihood for r in results if r.likelihood is not None}).ranked
 
 
-def short_verdict(pair: Paired, reference: str) -> str:
+def short_verdict(pair: Paired, reference: str, group: Group) -> str | None:
     """What follows for a model against the first of the ranking, in a few words."""
+    if group == "oracle":
+        return None
     found = conclude(pair)
-    if found.verdict == "better":
-        return "shown worse than the first" if found.winner == reference else "shown better than the first"
+    if found.verdict == "better" and found.winner == reference:
+        return "shown worse than the first"
+    if group != "ranked":
+        return "nothing follows"
     if found.verdict == "guarantees_more":
-        return "guarantees less" if found.winner == reference else "guarantees more"
+        return "guarantees less"
     return "not told apart" if not pair.excludes_zero else "nothing follows"
 
 
@@ -166,7 +170,8 @@ def warnings(comparison: Comparison) -> list[str]:
         assert r.discretised is not None
         found.append(
             f"{r.name} owes {r.discretised.spike_index:.2f} nats per row to repeated values "
-            f"(spike index above {SPIKE_LIMIT}); its rank is withdrawn. Declare the column quantized or mixed, or compare the discretised likelihood."
+            f"(spike index above {SPIKE_LIMIT}); its rank is withdrawn. "
+            "Declare the column quantized or mixed, or compare the discretised likelihood."
         )
     for row in comparison.rows:
         if row.num_neg_inf and row.group in ("ranked", "unranked"):
