@@ -58,16 +58,18 @@ class MADE(nn.Module):
         hidden: Units of each hidden layer; should be at least the largest degree.
         num_layers: Hidden layers; all but the first add to what they read.
         dropout: Probability of dropping a hidden unit in training.
+        rich_start: Inputs of degree 0 carry information (a context): units that see only them get a full share. Else
+            they get a few, and the width goes to later degrees.
     """
 
     def __init__(
-        self, in_degrees: Tensor, out_degrees: Tensor, hidden: int = 128, num_layers: int = 2, dropout: float = 0.0
+        self, in_degrees: Tensor, out_degrees: Tensor, hidden: int = 128, num_layers: int = 2, dropout: float = 0.0,
+        rich_start: bool = True,
     ) -> None:
         super().__init__()
         if hidden < 1 or num_layers < 1:
             raise ValueError(f"hidden and num_layers must be at least 1, got {hidden} and {num_layers}")
-        top = int(out_degrees.max()) if len(out_degrees) else 0
-        degrees = torch.arange(hidden) * (top + 1) // hidden
+        degrees = _hidden_degrees(hidden, int(out_degrees.max()) if len(out_degrees) else 0, rich_start)
         self.first = MaskedLinear(degrees[:, None] >= in_degrees[None, :])
         self.middle = nn.ModuleList(MaskedLinear(degrees[:, None] >= degrees[None, :]) for _ in range(num_layers - 1))
         self.last = MaskedLinear(out_degrees[:, None] >= degrees[None, :])
@@ -87,3 +89,11 @@ class MADE(nn.Module):
         Outputs run along the first dimension because what follows (softmax over the bins of a spline) is faster so.
         """
         return self.last.transposed(self.trunk(x), rows)
+
+
+def _hidden_degrees(hidden: int, top: int, rich_start: bool) -> Tensor:
+    """Degrees of hidden units, ascending and evenly spread over ``0 ... top``."""
+    if rich_start or top == 0:
+        return torch.arange(hidden) * (top + 1) // hidden
+    few = min(4, hidden // (top + 1))
+    return torch.cat([torch.zeros(few, dtype=torch.int64), 1 + torch.arange(hidden - few) * top // (hidden - few)])

@@ -91,7 +91,8 @@ class AutoregressiveDensity(nn.Module):
             raise ValueError(f"num_transforms must be at least 1, got {num_transforms}")
         self.element = element
         self.layout = layout = SlotLayout(numbers, categories)
-        self.sizes = [slot.num_categories for slot in categories]
+        self.known_sizes = [slot.num_categories for slot in categories]
+        self.sizes = [max(size, 1) for size in self.known_sizes]
         self.features = CellFeatures(layout, self.sizes, num_context)
         self.alternate = alternate and layout.num_continuous > 1
         block = list(range(layout.num_continuous))
@@ -144,6 +145,14 @@ class AutoregressiveDensity(nn.Module):
         """
         self.atom_lower.copy_(lower)
         self.atom_upper.copy_(upper)
+
+    def set_frequencies(self, category: Tensor) -> None:
+        """Starts the softmax heads at the smoothed frequencies of ``(rows, num_category_slots)`` codes."""
+        with torch.no_grad():
+            for c, size in enumerate(self.sizes):
+                known = category[:, c][category[:, c] >= 0]
+                counts = torch.bincount(known, minlength=size).double() + 0.5
+                self.nets[0].last.bias[self.category_outputs(c)] = (counts / counts.sum()).log().to(self.dtype())
 
     def log_prob(self, cells: Cells) -> SlotLogProb:
         """Exact log-likelihood of the observed cells, given the pattern of holes and the context.

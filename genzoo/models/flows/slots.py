@@ -30,6 +30,7 @@ class SlotLayout:
         inner: Inner order of the numbers: ``inner[k]`` is the codec's index of inner number ``k``.
         num_quantized: The first so many inner numbers are on a grid.
         category_position: Position of each category slot.
+        category_degree: First position that sees each category slot.
         number_position: Position of each inner number; the continuous block is in table order here.
         first_continuous: Position of the first continuous number.
     """
@@ -59,6 +60,12 @@ class SlotLayout:
         self.category_position = [place["category", index] for index in range(len(categories))]
         self.number_position = [place["number", index] for index in quantized]
         self.number_position += range(self.first_continuous, self.num_positions)
+        # The number that an indicator governs exists only beside "not an atom", so it need not see it; and on a grid it must
+        # not: the continuum's mass on the cell of an atom is asked for on rows where the indicator says atom.
+        hidden_until = {numbers[slot].indicator: place["number", slot] for slot in quantized}
+        self.category_degree = [
+            hidden_until.get(index, position) + 1 for index, position in enumerate(self.category_position)
+        ]
         self.inner_indicator = [numbers[index].indicator for index in self.inner]
 
     def positions(self, block_order: Sequence[int] | None = None) -> list[int]:
@@ -91,14 +98,14 @@ class CellFeatures(nn.Module):
         offset, degrees = [], []
         for c in small:
             offset.append(len(degrees))
-            degrees += [layout.category_position[c] + 1] * num_categories[c]
+            degrees += [layout.category_degree[c]] * num_categories[c]
         self.num_one_hot = len(degrees)
         # One more row than categories: the last one, fixed at zero, is a hole.
         self.embeddings = nn.ModuleList(
             nn.Embedding(num_categories[c] + 1, EMBEDDING_WIDTH, padding_idx=num_categories[c]) for c in self.large
         )
         for c in self.large:
-            degrees += [layout.category_position[c] + 1] * EMBEDDING_WIDTH
+            degrees += [layout.category_degree[c]] * EMBEDDING_WIDTH
         num_flags = len(num_categories) + len(layout.inner)
         degrees += [0] * (num_flags + num_context)
         self.flags = slice(len(degrees) - num_flags - num_context, len(degrees) - num_context)

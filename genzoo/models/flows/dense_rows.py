@@ -1,0 +1,88 @@
+"""A dense coupling flow as a model of a codec's rows, through the learned surjection onto R^D."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from genzoo.bijections.elementwise import Elementwise
+from genzoo.codecs.base import Cells
+from genzoo.codecs.surjection import Surjection
+from genzoo.codecs.vector import VectorCodec
+from genzoo.likelihood.estimators import importance_weighted
+from genzoo.likelihood.noise import RowNoise
+from genzoo.models.flows.coupling import CouplingFlow
+from genzoo.models.scoring import ModelLogProb
+from genzoo.tables.batch import TableBatch
+
+
+class DenseRows(nn.Module):
+    """A :class:`CouplingFlow` between encoded rows and tables.
+
+    Args:
+        codec: The model's codec (not registered here).
+        element: Family of the monotone maps.
+        seed: Seed of the permutations.
+        options: Further arguments of :class:`CouplingFlow`.
+    """
+
+    def __init__(self, codec: VectorCodec, element: Elementwise, seed: int, **options: object) -> None:
+        super().__init__()
+        self.surjection = Surjection(codec)
+        self.num_context = codec.num_context
+        self.always_exact = not codec.categories and not any(slot.quantized for slot in codec.numbers)
+        self.flow = CouplingFlow(
+            self.surjection.num_features, codec.num_context, element=element, seed=seed, **options  # type: ignore[arg-type]
+        )
+
+    def initialise(self, codec: VectorCodec, cells: Cells) -> None:
+        """Nothing depends on training rows."""
+
+    def _log_weight(self, cells: Cells, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """A point for each row, and ``log p(y) - log q(y | cells)``."""
+        y, log_q = self.surjection(cells, noise)
+        context = cells.context if self.num_context else None
+        y = y if self.training else y.double()
+        return y, self.flow.log_prob(y, context).double() - log_q
+
+    def loss(self, cells: Cells) -> Tensor:
+        """Mean negative lower bound of the batch, nats."""
+        noise = torch.randn(len(cells), self.surjection.noise_width, device=cells.number.device)
+        return -self._log_weight(cells, noise)[1].mean()
+
+    def log_prob(self, cells: Cells, noise: RowNoise, draws: int) -> ModelLogProb:
+        """Importance-weighted lower bound with ``draws`` draws a row; exact, with one, where nothing is drawn."""
+        if self.always_exact and bool(cells.present.all()):
+            idle = cells.number.new_zeros(len(cells), self.surjection.noise_width)
+            return ModelLogProb(self._log_weight(cells, idle)[1])
+        normal = noise.normal(draws, self.surjection.noise_width, stream="surjection", device=cells.number.device)
+        log_weight = self._log_weight(cells.repeat(draws), normal.flatten(0, 1))[1].reshape(len(cells), draws)
+        value, se = importance_weighted(log_weight)
+        return ModelLogProb(value, se)
+
+    def sample(self, codec: VectorCodec, num_rows: int, context: Tensor | None, generator: torch.Generator) -> TableBatch:
+        """Decoded rows."""
+        y = self.flow.sample(num_rows, context if self.num_context else None, generator)
+        y = y.to(self.surjection.embedding.weight.device)
+        number, category = self.surjection.decode(y)
+        return codec.decode(number, category, torch.arange(num_rows, device=y.device))
+
+    def impute(
+        self, codec: VectorCodec, batch: TableBatch, cells: Cells, draws: int, generator: torch.Generator, particles: int
+    ) -> list[TableBatch]:
+        """Holes from draws of the filler, resampled by the density they reach; observed cells as they were."""
+        rows = (cells.number_hole.any(1) | (cells.category < 0).any(1)).nonzero().flatten()
+        filled = [(batch.numeric.clone(), batch.codes.clone()) for _ in range(draws)]
+        particles = max(particles, 4 * draws)
+        for index in rows.split(max(1, 65_536 // particles)):
+            part = batch.select(index)
+            noise = torch.randn(len(index) * particles, self.surjection.noise_width, generator=generator)
+            y, log_weight = self._log_weight(cells.select(index).repeat(particles), noise.to(batch.numeric.device))
+            weight = log_weight.reshape(len(index), particles).softmax(1).cpu()
+            chosen = torch.multinomial(weight, draws, replacement=True, generator=generator).to(index.device)
+            for one, (numeric, codes) in enumerate(filled):
+                pick = torch.arange(len(index), device=index.device) * particles + chosen[:, one]
+                decoded = codec.decode(*self.surjection.decode(y[pick].double()), part.rows, part)
+                numeric[index] = torch.where(part.numeric.isnan(), decoded.numeric, part.numeric)
+                codes[index] = torch.where(part.codes < 0, decoded.codes, part.codes)
+        return [batch.with_values(numeric=numeric, codes=codes) for numeric, codes in filled]
