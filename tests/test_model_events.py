@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -257,8 +256,3 @@ def test_outside_models_join_by_class_path(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_closed_form_and_step_counting_give_a_checkpoint(tmp_path: Path) -> None:
     assert BestCheckpoint(tmp_path)._last_global_step_saved == -1
-
-
-@pytest.fixture(autouse=True)
-def _frames() -> None:
-    pd.set_option("mode.copy_on_write", True)

@@ -284,7 +284,9 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         if total[1] == 0:
             return
         nll = float(total[0] / total[1])
-        self.log("val/nll", nll, prog_bar=True, rank_zero_only=False)
+        # as a float64 tensor, or Lightning rounds it to float32 (a device without float64 has to)
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        self.log("val/nll", torch.tensor(nll, dtype=dtype), prog_bar=True, rank_zero_only=False)
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking and not self.closed_form:
             optimizer: Any = self.optimizers()
             self.log("lr", optimizer.param_groups[0]["lr"])

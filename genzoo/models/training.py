@@ -134,7 +134,7 @@ def trainer_defaults() -> dict[str, Any]:
         "devices": 1,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
-        "log_every_n_steps": 1_000_000_000,
+        "log_every_n_steps": 1,
         "inference_mode": False,
         "use_distributed_sampler": False,
     }
