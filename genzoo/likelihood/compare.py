@@ -250,7 +250,7 @@ def paired(
         low_finite=interval.low,
         high_finite=interval.high,
         winsorised=winsorised_mean(finite),
-        median=quantile(scored, 0.5),
+        median=(quantile(scored, 0.5) - quantile(-scored, 0.5)) / 2,  # the same from either side
         share_better=float(np.mean((scored > 0) + 0.5 * (scored == 0))) if len(scored) else 0.5,
         kind=difference.kind,
         bias=difference.bias,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from genzoo.errors import DataError
 from genzoo.likelihood.kinds import add_kinds
 from genzoo.likelihood.log_likelihood import LogLikelihood
+from genzoo.tables.grid import find_grid
 from genzoo.tables.schema import Column, Schema
 
 Floats = NDArray[np.float64]
@@ -85,35 +86,15 @@ def resolutions(schema: Schema, data: Rows) -> dict[str, float]:
 
 
 def grid_step(values: Floats) -> float | None:
-    """The step of the grid that finite ``values`` lie on, or ``None``.
+    """The common step of the grid that finite ``values`` lie on (see :mod:`genzoo.tables.grid`), or ``None``.
 
-    Candidates are the smallest gap between neighbours and its fractions down to a tenth (2 and 3 steps may occur, 1
-    not); every value must be a whole number of steps from the smallest, to 1e-6 of a step or rounding error. At least
-    five different values are asked for: fewer lie on a grid too easily.
+    At least five different values are asked for: fewer lie on a grid too easily.
     """
     unique = np.unique(values)
     if len(unique) < _FEWEST_FOR_A_GRID:
         return None
-    offset = unique - unique[0]
-    rounding = float(np.spacing(np.abs(unique[[0, -1]]).max()))
-    gaps = np.diff(unique)
-    smallest = float(gaps[gaps > 8 * rounding].min(initial=math.inf))
-    if not math.isfinite(smallest):
-        return None
-    for parts in range(1, 11):
-        step = smallest / parts
-        # The gap carries the rounding of two large numbers; longer and longer stretches of the grid sharpen it.
-        for share in (1e-6, 1e-3, 1.0):
-            reached = int(np.searchsorted(offset, max(smallest, share * offset[-1]), side="right")) - 1
-            count = round(float(offset[reached]) / step)
-            step = float(offset[reached]) / count if count else step
-        tolerance = max(1e-6, 4 * rounding / step)
-        if tolerance > 0.01:
-            return None
-        position = offset / step
-        if float(np.abs(position - np.round(position)).max()) <= tolerance:
-            return step
-    return None
+    grid = find_grid(unique)
+    return grid.step if grid.common else None
 
 
 def discretised(

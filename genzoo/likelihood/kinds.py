@@ -72,9 +72,7 @@ def check_kind(kind: str, bias: str | None = None) -> None:
         )
 
 
-def add_kinds(
-    first: tuple[LikelihoodKind, Bias], second: tuple[LikelihoodKind, Bias]
-) -> tuple[LikelihoodKind, Bias]:
+def add_kinds(first: tuple[LikelihoodKind, Bias], second: tuple[LikelihoodKind, Bias]) -> tuple[LikelihoodKind, Bias]:
     """Kind and bias of the sum of two numbers."""
     check_kind(*first)
     check_kind(*second)

@@ -396,8 +396,8 @@ def quadrature(first: Floats | None, second: Floats | None) -> Floats | None:
 
 
 def decimals_for(se: float) -> int:
-    """Decimals that show two digits of a standard error, between 0 and 6."""
-    return 3 if not se > 0 else max(0, min(6, 1 - math.floor(math.log10(se))))
+    """Decimals that show two digits of a standard error, between 0 and 6; 3 where it is rounding error or unknown."""
+    return 3 if not se > 1e-9 else max(0, min(6, 1 - math.floor(math.log10(se))))
 
 
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:

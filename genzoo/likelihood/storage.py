@@ -44,9 +44,9 @@ def from_dict(plain: Mapping[str, Any]) -> LogLikelihood:
     if not len(values["rows"]):
         values["rows"] = np.zeros(0, dtype=np.int64)
     if values.get("by_column") is not None:
-        values["by_column"] = np.reshape(np.array(values["by_column"], dtype=np.float64), (len(values["rows"]), -1))
-        if not len(values["rows"]):
-            values["by_column"] = np.zeros((0, len(values.get("columns", ()))))
+        shape = (len(values["rows"]), len(values.get("columns", ())))
+        cells = np.array(values["by_column"], dtype=np.float64)
+        values["by_column"] = cells if cells.size else cells.reshape(shape)  # a list without rows forgets its columns
     return LogLikelihood(**values)
 
 
