@@ -13,7 +13,7 @@ import numpy as np
 _SINGLE = 2.0**-24  # relative rounding error of single precision
 _DOUBLE = 2.0**-53
 _FINEST = 2.0**-40  # a cell below this share of the largest value has edges that float64 confuses
-_CLEAR = 8.0  # a step is believed from this many rounding errors of the largest value on
+_ACCIDENT = float(np.log(1e-6))  # chance below which agreement with a step is no accident
 
 
 @dataclass(frozen=True)
@@ -34,35 +34,42 @@ class Grid:
 
 
 def find_grid(values: np.ndarray, single: bool = False) -> Grid:
-    """The coarsest grid that holds all values, else the finest resolution at which they are stored.
+    """The coarsest grid that holds all values, else cells as fine as float64 can tell apart.
 
-    In this order: a common decimal step (exact, by the greatest common divisor of the printed digits); a common step of
-    any size, up to rounding (metres that were inches); the spacing of single-precision numbers; 2^-40 of the largest value.
+    In this order: a common decimal step, exact, by the greatest common divisor of the printed digits; a common step of
+    any size, up to rounding (metres that were inches); 2^-40 of the largest value. A step must exceed the spacing of
+    the stored numbers at the largest value, or only the smaller values would tell of it.
 
     Args:
         values: ``(n,)`` distinct finite values, ascending, at least two.
-        single: They were stored in single precision.
+        single: They were stored in single precision (also seen from the values themselves).
     """
     largest = float(np.abs(values).max())
-    if not single:
-        grid = _decimal_grid(values, False)
-        if grid is not None and grid.step >= _FINEST * largest:
-            return grid
-    stored = is_single(values)
-    if single or stored:
-        grid = _decimal_grid(values, True)
-        if grid is not None and grid.step >= _CLEAR * _SINGLE * largest:
-            return grid
-    grid = _any_grid(values, _SINGLE)
-    if grid is None and not stored:
-        grid = _any_grid(values, _DOUBLE)
-    if grid is not None and grid.step >= _FINEST * largest:
-        return grid
-    if stored:
-        step = _binary_step(values)
-        if step >= _FINEST * largest:
-            return Grid(step, 0.0, None, False)
-    return Grid(_FINEST * largest, 0.0, None, False)
+    finest = _FINEST * largest
+    if single or is_single(values):
+        printed = _decimal_grid(values, True)
+        if printed is not None and (
+            printed.step < 2 * _SINGLE * largest
+            or _log_chance(2 * _SINGLE * np.abs(values), printed.step) > _ACCIDENT
+        ):
+            printed = None
+    else:
+        printed = _decimal_grid(values, False)
+    fitted = None
+    if printed is None or printed.step < finest or single or is_single(values):
+        fitted = _any_grid(values, _SINGLE)
+        if fitted is None or fitted.step < 2 * _SINGLE * largest:
+            fitted = _any_grid(values, _DOUBLE) if printed is None else None
+    found = [grid for grid in (printed, fitted) if grid is not None and grid.step >= finest]
+    if not found:
+        return Grid(finest, 0.0, None, False)
+    return max(found, key=lambda grid: grid.step if grid is fitted else 1.5 * grid.step)
+
+
+def _log_chance(tolerance: np.ndarray, step: float) -> float:
+    """Log-probability that values with these rounding errors lie on a grid of this step by accident."""
+    known = tolerance[tolerance > 0]
+    return float(np.log(np.minimum(1.0, known / step)).sum())
 
 
 def is_single(values: np.ndarray) -> bool:
@@ -110,70 +117,93 @@ def _decimal_grid(values: np.ndarray, single: bool) -> Grid | None:
     return Grid(step, origin, max(decimals, 0), True)
 
 
-def _binary_step(values: np.ndarray) -> float:
-    """The largest power of two that divides all values."""
-    mantissa, exponent = np.frexp(values[values != 0])
-    whole = np.abs(mantissa * 2.0**53).astype(np.int64)
-    lowest = np.log2((whole & -whole).astype(np.float64)) - 53 + exponent
-    return float(2.0 ** lowest.min())
-
-
 def _any_grid(values: np.ndarray, rounding: float) -> Grid | None:
-    """A common step of any size, up to rounding: Euclid's algorithm on the gaps, with the step refitted as it goes.
+    """A common step of any size, up to rounding: through zero, else through the smallest value.
 
-    It is kept if the agreement of all values with it is no accident: a wrong step passes each value with probability
-    (tolerance / step).
+    A number with a rounding error above an eighth of the step says nothing of it and is passed over.
     """
-    distance = values - values[0]
-    tolerance = 2 * rounding * (np.abs(values) + abs(float(values[0])))
-    floor = _CLEAR * rounding * float(np.abs(values).max())
-    step = float(np.diff(values).min())
-    for _ in range(64):
-        if step < floor:
+    size = np.unique(np.abs(values))
+    size = size[size > 0]
+    step = _euclid(size, 3 * rounding * size)  # stored, then multiplied by a unit: two roundings and a reserve
+    if step is not None:
+        return Grid(step, 0.0, _digits_after_point(step), True)
+    distance = (values - values[0])[1:]
+    step = _euclid(distance, np.full(len(distance), 4 * rounding * float(size[-1])))
+    return None if step is None else Grid(step, float(values[0] % step), None, True)
+
+
+def _digits_after_point(step: float) -> int | None:
+    decimals = printed_decimals(np.array([step]))
+    return decimals if decimals is not None and 0 <= decimals <= 12 else None
+
+
+def _euclid(distance: np.ndarray, tolerance: np.ndarray) -> float | None:
+    """Euclid's algorithm on many lengths at once, the step refitted as it goes; ``None`` without a common step.
+
+    Args:
+        distance: ``(n,)`` positive lengths, ascending.
+        tolerance: ``(n,)`` what each may deviate from a multiple of the step.
+    """
+    if len(distance) < 2:
+        return None
+    # Gaps are small multiples, from which the step is learned before the index of a long length can be told.
+    length = np.concatenate([distance, np.diff(distance)])
+    slack = np.concatenate([tolerance, tolerance[1:] + tolerance[:-1]])
+    order = np.argsort(length, kind="stable")
+    length, slack = length[order], slack[order]
+    clear = length >= 8 * slack
+    if not clear.any():
+        return None
+    step = float(length[clear][0])
+    while True:
+        if _log_chance(2 * tolerance[tolerance <= step / 8][2:], step) > _ACCIDENT:
             return None
-        step, rest = _refit(distance, tolerance, step)
+        telling = slack <= step / 8
+        step, rest = _refit(length[telling], slack[telling], step)
         if rest is None:
-            break
+            return _in_few_digits(length[telling], slack[telling], _greatest(length[telling], slack[telling], step))
         step = rest
-    else:
-        return None
-    chance = (len(values) - 2) * np.log(min(1.0, 2 * float(tolerance.max()) / step))
-    if chance > np.log(1e-6):
-        return None
-    return _tidy(values, tolerance, step)
 
 
-def _refit(distance: np.ndarray, tolerance: np.ndarray, step: float) -> tuple[float, float | None]:
+def _greatest(length: np.ndarray, slack: np.ndarray, step: float) -> float:
+    """The largest multiple of a step that still explains all lengths: a noisy remainder can end in a fraction."""
+    for factor in (2, 3, 5, 7, 11, 13):
+        while np.all(np.abs(length - np.rint(length / (factor * step)) * factor * step) <= slack):
+            step *= factor
+    return step
+
+
+def _refit(length: np.ndarray, slack: np.ndarray, step: float) -> tuple[float, float | None]:
     """Least-squares step over windows that double, so that the index of a far value is never off by one.
 
     Returns:
-        The step, and the smallest remainder that the step does not explain (``None`` if all are explained).
+        The step, and the smallest remainder that it does not explain (``None`` if it explains all).
     """
     width = 4 * step
     while True:
-        end = int(np.searchsorted(distance, width, side="right"))
-        near = distance[1:end]
-        index = np.rint(near / step)
-        step_here = float((index * near).sum() / (index * index).sum()) if len(near) and index.any() else step
-        remainder = np.abs(near - np.rint(near / step_here) * step_here)
-        beyond = remainder > tolerance[1:end]
-        if beyond.any():
-            return step, float(remainder[beyond].min())
-        step = step_here
-        if end == len(distance):
+        end = int(np.searchsorted(length, width, side="right"))
+        if end:
+            index, weight = np.rint(length[:end] / step), slack[:end].clip(1e-300) ** -2
+            weight /= weight.max()
+            fitted = float((weight * index * length[:end]).sum() / (weight * index * index).sum()) if index.any() else step
+            remainder = np.abs(length[:end] - np.rint(length[:end] / fitted) * fitted)
+            beyond = remainder > slack[:end]
+            if beyond.any():
+                return step, float(remainder[beyond].min())
+            step = fitted
+        if end == len(length):
             return step, None
-        width = max(2 * width, float(distance[end]))
+        width = max(2 * width, float(length[end]))
 
 
-def _tidy(values: np.ndarray, tolerance: np.ndarray, step: float) -> Grid:
-    """The step in the fewest digits that still explain all values; origin 0 where that does."""
+def _in_few_digits(length: np.ndarray, slack: np.ndarray, step: float) -> float:
+    """The step in few digits (0.0254), if some so short explain all lengths that it is no accident."""
+    share = float((slack / length).min())
     for digits in range(1, 16):
+        if 10.0**digits * share > 1e-2:
+            return step
         short = float(f"{step:.{digits - 1}e}")
-        index = np.rint((values - values[0]) / short)
-        if np.all(np.abs(values - values[0] - index * short) <= tolerance):
-            step = short
-            break
-    index = np.rint(values / step)
-    if np.all(np.abs(values - index * step) <= tolerance):
-        return Grid(step, 0.0, None, True)
-    return Grid(step, float(values[0] % step), None, True)
+        index = np.rint(length / short)
+        if np.all(np.abs(length - index * short) <= slack) and np.all(index == np.rint(length / step)):
+            return short
+    return step
