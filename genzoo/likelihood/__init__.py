@@ -1,6 +1,7 @@
 """Log-likelihoods with their kind and error, their comparison, and the estimators behind them.
 
-Names are imported when they are first used, so that nothing here loads torch before it is needed.
+Names are imported when they are first used, so that nothing here loads torch before it is needed. The function
+``discretised`` is in the module of its name.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ _WHERE = {
     "holm": "bootstrap",
     "t_interval": "bootstrap",
     "DiscretisedResult": "discretised",
-    "discretised": "discretised",
     "resolutions": "discretised",
     "DuplicateEffect": "summaries",
     "with_and_without": "summaries",
