@@ -250,3 +250,45 @@ def test_rows_on_the_device_give_the_same_batches() -> None:
         torch.testing.assert_close(a.numeric, b.numeric.cpu(), equal_nan=True, rtol=0, atol=0)
         assert torch.equal(a.codes, b.codes.cpu())
         assert torch.equal(a.rows, b.rows.cpu())
+
+
+class Rank(LightningModule):
+    """Notes which rows each process saw."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.folder = Path(folder)
+        self.weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def note(self, stage: str, rows: torch.Tensor) -> None:
+        with (self.folder / f"{stage}-{self.global_rank}").open("a") as file:
+            file.writelines(f"{row}\n" for row in rows.tolist())
+
+    def training_step(self, batch: TableBatch) -> torch.Tensor:
+        self.note("train", batch.rows)
+        return (self.weight - batch.numeric.nan_to_num().mean()).square().sum()
+
+    def validation_step(self, batch: TableBatch) -> None:
+        self.note("val", batch.rows)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_two_processes_count_each_evaluation_row_once(tmp_path: Path) -> None:
+    from genzoo.datamodules import Toy
+
+    toy = Toy("eight_gaussians", num_train=101, num_val=7, num_test=5, batch_size=10, eval_batch_size=4)
+    lightning = trainer(
+        tmp_path, 1, strategy="ddp_spawn", devices=2, num_sanity_val_steps=0, use_distributed_sampler=False
+    )
+    lightning.fit(Rank(str(tmp_path)), datamodule=toy)
+    seen = {
+        stage: [[int(row) for row in (tmp_path / f"{stage}-{rank}").read_text().split()] for rank in range(2)]
+        for stage in ("train", "val")
+    }
+    assert sorted(seen["val"][0] + seen["val"][1]) == list(range(101, 108))
+    assert [len(rows) for rows in seen["train"]] == [50, 50]
+    assert len({*seen["train"][0], *seen["train"][1]}) == 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
+import warnings
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -117,8 +118,13 @@ def read_columns(archive: Archive, *members: str) -> tuple[NDArray[np.float64], 
         if ending == ".npy":
             values = np.load(file, allow_pickle=False)
             return values, [f"f{j}" for j in range(values.shape[1])]
-        # index_col=False: rows of a file with one value more than its header keep their first column
-        frame = pd.read_parquet(file) if ending == ".parquet" else pd.read_csv(file, index_col=False)
+        if ending == ".parquet":
+            frame = pd.read_parquet(file)
+        else:
+            with warnings.catch_warnings():
+                # rows with one value more than the header keep their first column and lose the last, as is wanted
+                warnings.simplefilter("ignore", pd.errors.ParserWarning)
+                frame = pd.read_csv(file, index_col=False)
     return frame.to_numpy(dtype=np.float64), [str(name).strip() for name in frame.columns]
 
 
