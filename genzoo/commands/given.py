@@ -93,7 +93,8 @@ class Given:
     def arguments(self, extra: list[dict[str, Any]] | None = None) -> list[str]:
         """Arguments for the parser: ``extra`` layers, recipes, then what was typed."""
         layers = [
-            {k: v for k, v in layer.items() if k in NESTED and v is not None} for layer in [*(extra or []), *self.layers]
+            {k: v for k, v in layer.items() if k in NESTED and v is not None}
+            for layer in [*(extra or []), *self.layers]
         ]
         configs = [f"--config={json.dumps(layer)}" for layer in layers if layer]
         return configs + [f"--{key}={value}" for key, value in self.typed if key not in RUN_OPTIONS]
@@ -169,7 +170,9 @@ def read_recipe(path: str) -> dict[str, Any]:
     for key, value in content.items():
         if key not in OPTIONS or key == "config":
             known = [name for name in OPTIONS if name != "config"]
-            raise UsageError(f"'{path}' has an unknown entry '{key}'; {near(str(key), known) or 'known: ' + ', '.join(known)}")
+            raise UsageError(
+                f"'{path}' has an unknown entry '{key}'; {near(str(key), known) or 'known: ' + ', '.join(known)}"
+            )
         if key in ("model", "data") and value is not None:
             value = resolved_part(value, key, folder)
         elif key in ("ckpt_path", "warm_start"):

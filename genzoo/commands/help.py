@@ -75,7 +75,9 @@ def require_checkpoint(given: Given) -> None:
         UsageError: it does not.
     """
     if not given.option("ckpt_path"):
-        raise UsageError(f"genzoo {given.command} needs a trained model: --ckpt_path RUN (a run folder or a .ckpt file)")
+        raise UsageError(
+            f"genzoo {given.command} needs a trained model: --ckpt_path RUN (a run folder or a .ckpt file)"
+        )
 
 
 def require_no_both(given: Given) -> None:
@@ -85,4 +87,6 @@ def require_no_both(given: Given) -> None:
         UsageError: it does.
     """
     if given.option("ckpt_path") and given.option("warm_start"):
-        raise UsageError("--ckpt_path resumes a run and --warm_start begins a new one from its weights; give one of them")
+        raise UsageError(
+            "--ckpt_path resumes a run and --warm_start begins a new one from its weights; give one of them"
+        )

@@ -15,7 +15,6 @@ from genzoo.commands.parsed import ParseTrouble, parse_sentence
 from genzoo.commands.restored import Restored, adapt_rows, data_changed
 from genzoo.datamodules.base import TableDataModule
 from genzoo.errors import DataError, GenZooError
-from genzoo.likelihood.noise import seed_of
 from genzoo.models.base import DensityModel
 from genzoo.models.catalogue import CATALOGUE
 from genzoo.models.training import (
@@ -80,6 +79,9 @@ class GenZooCLI(LightningCLI):
         except (ArgumentError, ParseTrouble) as error:
             raise GenZooError(parse_sentence(error, parser, self.given)) from error
 
+    def _set_seed(self) -> None:
+        """No global seed: the datamodule and the model carry their own."""
+
     def before_instantiate_classes(self) -> None:
         seed = self.given.seed
         for kind in ("data", "model"):
@@ -90,12 +92,7 @@ class GenZooCLI(LightningCLI):
             self.restored.require_same_class(str(self.config["model"]["class_path"]))
 
     def instantiate_classes(self) -> None:
-        import torch
-
-        seed = int((self.config["model"].get("init_args") or {}).get("seed") or 0)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(seed, "weights") % 2**63)
-            self.config_init = self.parser.instantiate_classes(self.config)
+        self.config_init = self.parser.instantiate_classes(self.config)
         self.datamodule: Any = self.config_init["data"]
         self.model: Any = self.config_init["model"]
 
@@ -152,7 +149,9 @@ def fit(given: Given) -> int:
     finished = run_fit(trainer, model, datamodule, str(restored.path) if restored and resumed else None)
     best = best_checkpoint(trainer)
     if not finished:
-        kept = f"the best checkpoint so far is {best}" if best else f"no epoch was complete; nothing is kept in {folder}"
+        kept = (
+            f"the best checkpoint so far is {best}" if best else f"no epoch was complete; nothing is kept in {folder}"
+        )
         raise KeyboardInterrupt(kept)
     load_best(trainer, model)
     if len(datamodule.data("test")):
@@ -163,7 +162,7 @@ def fit(given: Given) -> int:
     elif trainer.is_global_zero:
         print("no test rows: nothing was tested; genzoo score RUN FILE scores a table")
     if trainer.is_global_zero:
-        print(f"run: {folder}" + (f" (best checkpoint {best})" if best else ""))
+        print(f"run: {folder}" + (f" (best checkpoint: {shown(best)})" if best else ""))
     return 0
 
 
@@ -182,7 +181,7 @@ def evaluate(given: Given) -> int:
         raise DataError(f"'{datamodule.name}' has no {'validation' if split == 'val' else 'test'} rows")
     own: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
     if given.command == "validate":
-        trainer = cli.make_trainer(".", **own, evaluation_only=True)
+        trainer = cli.make_trainer(".", **own)
         found = trainer.validate(model, datamodule=datamodule, verbose=False)
         print(f"validation log-likelihood: {-found[0]['val/nll']:.4f} nats per row ({label_of(model.likelihood_kind)})")
         return 0
@@ -225,6 +224,12 @@ def new_folder(given: Given, model: Any, datamodule: Any, suffix: str = "") -> P
             raise DataError(f"cannot make the run folder '{folder}': {error.strerror}") from error
     os.environ[RUN_DIR_OF_RANKS] = str(folder)
     return folder
+
+
+def shown(path: str) -> str:
+    """A path below the current folder in its short form."""
+    here, place = Path.cwd(), Path(path)
+    return str(place.relative_to(here)) if place.is_relative_to(here) else path
 
 
 def key_of(model: Any) -> str:

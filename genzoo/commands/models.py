@@ -54,7 +54,9 @@ def listing() -> str:
         lines.append(f"{head}  {wrapped[0]}".rstrip())
         lines += [" " * (len(head) + 2) + rest for rest in wrapped[1:]]
     lines.append("")
-    lines.append("likelihood: on continuous columns; mixed rows: with categories and counts; genzoo models NAME for more")
+    lines.append(
+        "likelihood: on continuous columns; mixed rows: with categories and counts; genzoo models NAME for more"
+    )
     return "\n".join(lines) + "\n"
 
 

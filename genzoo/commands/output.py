@@ -1,23 +1,22 @@
-"""Files a command writes: refused early when they exist, never half-written, announced when done."""
+"""Output paths, checked before any work is done. The files themselves are written whole or not at all."""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from genzoo.errors import DataError
 
+REPORT_SUFFIXES = (".html", ".htm", ".md", ".csv", ".tex", ".json")
+
 
 def require_writable(path: str | Path, overwrite: bool = False) -> Path:
-    """Checks before any work is done that ``path`` can be written.
+    """Checks that ``path`` can be written; makes its folder.
 
     Raises:
-        DataError: it exists (without ``overwrite``), is a folder, or its folder is missing or read-only.
+        DataError: it exists (without ``overwrite``), is a folder, or its folder cannot be made or written to.
     """
-    target = Path(path)
+    target = Path(path).expanduser()
     if target.is_dir():
         raise DataError(f"'{path}' is a folder; give a file name")
     if target.exists() and not overwrite:
@@ -33,38 +32,17 @@ def require_writable(path: str | Path, overwrite: bool = False) -> Path:
     return target
 
 
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends well.
+def require_report(path: str | Path, overwrite: bool = False) -> Path:
+    """Checks the path of a report and of the tables that are written beside it.
 
     Raises:
-        DataError: the folder or disk does not take the file.
+        DataError: the suffix names no form, or a file exists or cannot be written.
     """
-    target = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix)
-        os.close(handle)
-    except OSError as error:
-        raise DataError(f"cannot write '{target}': {error.strerror}") from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-    except OSError as error:
-        raise DataError(f"cannot write '{target}': {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: str | Path, text: str) -> Path:
-    """Writes a text file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return Path(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    target = Path(path).expanduser()
+    suffix = target.suffix.lower()
+    if suffix not in REPORT_SUFFIXES:
+        raise DataError(f"cannot write a report as '{target.name}'; end its name with .html, .md, .csv, .tex or .json")
+    beside = [".md", ".csv", ".tex"] if suffix in (".html", ".htm") else []
+    for one in [target, *(target.with_suffix(end) for end in beside)]:
+        require_writable(one, overwrite)
+    return target

@@ -45,7 +45,7 @@ def _unknown_option(text: str, given: Given) -> tuple[str, list[str]] | None:
     for layer in given.layers:
         for kind in ("model", "data", "trainer"):
             part = layer.get(kind) or {}
-            for option in (part if kind == "trainer" else part.get("init_args") or {}):
+            for option in part if kind == "trainer" else part.get("init_args") or {}:
                 names = option_names(given, kind)
                 if names and option not in names:
                     return f"{kind}.{option}", names
@@ -71,7 +71,9 @@ def option_names(given: Given, kind: str) -> list[str]:
         if "__init__" not in base.__dict__ or not base.__module__.startswith(("genzoo", found.__module__)):
             continue
         parameters = inspect.signature(base.__init__).parameters.values()
-        names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"]
+        names += [
+            p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"
+        ]
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
     return [name for name in dict.fromkeys(names) if name != "schema" or kind == "data"]

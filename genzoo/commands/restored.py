@@ -99,7 +99,9 @@ def trusted_datamodule(class_path: str) -> None:
     """
     known = {*DATAMODULES.values(), *(point.value.replace(":", ".") for point in outside_datamodules().values())}
     if class_path not in known and class_path.rpartition(".")[0] not in sys.modules:
-        raise CheckpointError(f"the checkpoint needs the data source '{class_path}', which is not known; import its module first")
+        raise CheckpointError(
+            f"the checkpoint needs the data source '{class_path}', which is not known; import its module first"
+        )
 
 
 def data_changed(datamodule: Any, schema: Schema) -> list[str]:
@@ -108,7 +110,9 @@ def data_changed(datamodule: Any, schema: Schema) -> list[str]:
     if not schema.fingerprint or not now or now == schema.fingerprint:
         return []
     if datamodule.schema.source == schema.source:
-        return [f"warning: '{datamodule.name}' has changed since the model was trained (fingerprint {now[:8]}, then {schema.fingerprint[:8]})"]
+        return [
+            f"warning: '{datamodule.name}' has changed since the model was trained (fingerprint {now[:8]}, then {schema.fingerprint[:8]})"
+        ]
     return [f"note: the model was trained on '{schema.source}'; these rows are of '{datamodule.schema.source}'"]
 
 
@@ -128,7 +132,9 @@ def adapt_rows(datamodule: Any, schema: Schema, config: Any) -> Any:
         datamodule = type(datamodule)(**(init | {"schema": schema.to_dict()}))
         datamodule.setup("fit")
         if datamodule.schema.measure != schema.measure:
-            raise DataError("the table cannot be read with the columns the model was trained on; genzoo schema FILE shows them")
+            raise DataError(
+                "the table cannot be read with the columns the model was trained on; genzoo schema FILE shows them"
+            )
     if datamodule.schema != schema:
         datamodule.setup()
         datamodule._splits = {split: data.with_schema(schema) for split, data in datamodule._splits.items()}

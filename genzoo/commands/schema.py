@@ -8,7 +8,9 @@ from genzoo.commands.parsing import Parser, words
 
 def run(arguments: list[str]) -> int:
     """Prints the schema of a table and, with ``-o``, writes it as YAML."""
-    parser = Parser("schema", "What each column of a table is taken for, and the base measure its likelihood refers to.")
+    parser = Parser(
+        "schema", "What each column of a table is taken for: its base measure."
+    )
     parser.add_argument("file", metavar="FILE", help="csv, tsv, parquet, feather; or sklearn:wine, genzoo:adult")
     parser.add_argument("-o", "--output", metavar="YAML", help="write the schema here, to edit")
     parser.add_argument("--overwrite", action="store_true", help="replace YAML if it exists")
@@ -17,12 +19,13 @@ def run(arguments: list[str]) -> int:
     given = parser.parse(arguments)
     target = require_writable(given.output, given.overwrite) if given.output else None
 
-    from genzoo.tables.infer import infer_schema
-    from genzoo.tables.show import save_schema, show_schema
+    from rich.console import Console
 
-    roles = {name: "context" for name in given.context} | {name: "ignore" for name in given.ignore}
-    schema = infer_schema(given.file, roles=roles or None)
-    show_schema(schema)
+    from genzoo.tables.infer import infer_schema
+    from genzoo.tables.show import save_schema, schema_table
+
+    schema = infer_schema(given.file, roles={"context": given.context, "ignore": given.ignore})
+    Console().print(schema_table(schema))
     if target is not None:
         save_schema(schema, target, overwrite=given.overwrite)
         print(f"wrote {target}; edit it, then: genzoo fit --data.path {given.file} --data.schema {target}")

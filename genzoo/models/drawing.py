@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,13 +91,14 @@ def impute_table(model: DensityModel, table: Any, draws: int, seed: int, batch_s
         raise CapabilityError(f"{type(model).__name__} does not impute; genzoo models lists those that do")
     if draws < 1:
         raise DataError(f"the number of draws must be at least 1, got {draws}")
+    like = "pandas" if isinstance(table, str | Path) else table
     frame = read_frame(table)
     data = encode_frame(frame, model.schema)
     filled = _impute_batches(model, data.batch(), draws, seed, batch_size)
     frames = []
     for draw in range(draws):
         completed = _joined([parts[draw] for parts in filled], model.schema)
-        frames.append(to_native(fill_holes(frame, data, completed), like=table))
+        frames.append(to_native(fill_holes(frame, data, completed), like=like))
     return frames
 
 

@@ -1,0 +1,158 @@
+"""``genzoo report RUN RUN ...``: compare runs that exist, on their test rows or on new ones."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genzoo.commands.output import require_report
+from genzoo.commands.parsing import Parser, add_output, add_seed, whole_number
+from genzoo.errors import CheckpointError, GenZooError
+
+if TYPE_CHECKING:
+    from genzoo.models.base import DensityModel
+    from genzoo.reports.results import ModelResult
+
+
+def run(arguments: list[str]) -> int:
+    """Scores existing runs on the same rows, prints the table and writes the report."""
+    parser = Parser("report", "Compare runs that exist, on their test rows or on the rows of a new file.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder, checkpoint, or folder of genzoo compare")
+    parser.add_argument("--on", metavar="FILE", help="rows to compare on instead of the test rows")
+    add_output(parser, "report: .html (with .md, .csv and .tex beside it), .md, .csv, .tex or .json")
+    parser.add_argument("--samples", type=whole_number(0), default=1000, help="rows drawn from each model for pictures")
+    add_seed(parser, "seed of evaluation noise and samples")
+    given = parser.parse(arguments)
+    target = require_report(given.output, given.overwrite)
+
+    from genzoo.commands.sources import facts_of
+    from genzoo.evaluation.likelihood import oracle_result
+    from genzoo.models.checkpoint import load, versions
+    from genzoo.models.training import quiet
+    from genzoo.reports.comparison import Comparison
+    from genzoo.tables.frames import read_frame, source_name
+
+    quiet()
+    models = named({path: load(path) for path in expanded(given.runs)})
+    facts: dict[str, Any]
+    if given.on is not None:
+        frame = read_frame(given.on)
+        results = [_evaluated(name, model, _encoded(frame, model), given) for name, model in models.items()]
+        schema = next(iter(models.values())).schema
+        facts, ordered = {"table": source_name(given.on), "versions": versions()}, False
+    else:
+        sources = Sources()
+        results = [_evaluated(name, model, sources.rows(name, model), given) for name, model in models.items()]
+        datamodule = sources.first
+        schema, frame, ordered = datamodule.schema, datamodule.frame("test"), datamodule.ordered
+        facts = facts_of(datamodule) | {"warnings": sources.warnings}
+        oracle = datamodule.oracle_log_prob(datamodule.data("test"))
+        scored = [result.likelihood for result in results if result.likelihood is not None]
+        if oracle is not None and scored:
+            results.append(oracle_result(oracle, scored[0]))
+    facts |= {"seed": given.seed, "command": shlex.join(["genzoo", "report", *arguments])}
+    comparison = Comparison(results=results, schema=schema, data_frame=frame, facts=facts, ordered=ordered)
+    print(comparison)
+    written = comparison.write(target, overwrite=given.overwrite)
+    print()
+    print(f"wrote {', '.join(map(str, written))}")
+    return 0
+
+
+def expanded(runs: list[str]) -> list[Path]:
+    """Run folders and checkpoints; the folder of a comparison stands for the runs in it.
+
+    Raises:
+        CheckpointError: a path is none of these.
+    """
+    from genzoo.models.checkpoint import checkpoint_path
+
+    found: list[Path] = []
+    for run in runs:
+        inner = sorted(path.parent.parent for path in Path(run).glob("*/checkpoints/best.ckpt"))
+        if not inner:
+            checkpoint_path(run)
+        found += inner or [Path(run)]
+    twice = sorted({str(path) for path in found if found.count(path) > 1})
+    if twice:
+        raise CheckpointError(f"run '{twice[0]}' is named twice")
+    return found
+
+
+def named(models: dict[Path, DensityModel]) -> dict[str, DensityModel]:
+    """Models under their catalogue key; where two share one, the name of the run is added."""
+    from genzoo.models.catalogue import CATALOGUE
+
+    paths = {entry.class_path: key for key, entry in CATALOGUE.items()}
+    keys = {
+        path: paths.get(f"{type(m).__module__}.{type(m).__qualname__}", type(m).__name__) for path, m in models.items()
+    }
+    names: dict[str, DensityModel] = {}
+    for path, model in models.items():
+        name = keys[path]
+        if list(keys.values()).count(name) > 1:
+            run = path.parent.parent if path.suffix == ".ckpt" and path.parent.name == "checkpoints" else path
+            name = f"{name} ({run.name})"
+        number, unique = 2, name
+        while unique in names:
+            number, unique = number + 1, f"{name} {number}"
+        names[unique] = model
+    return names
+
+
+class Sources:
+    """The test rows of each run, read once per datamodule."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[dict[str, Any], Any]] = []
+        self.warnings: list[str] = []
+
+    @property
+    def first(self) -> Any:
+        return self.made[0][1]
+
+    def rows(self, name: str, model: DensityModel) -> Any:
+        """Encoded test rows of the run.
+
+        Raises:
+            CheckpointError: the run does not say where its rows are.
+        """
+        from genzoo.commands.restored import adapt_rows, data_changed, trusted_datamodule
+        from genzoo.commands.sources import make_source
+
+        record = model.training_record.get("data") or {}
+        if not record:
+            raise CheckpointError(
+                f"{name} was trained on a frame in memory and does not say where its rows are; give --on FILE"
+            )
+        trusted_datamodule(record["class_path"])
+        for known, datamodule in self.made:
+            if known == record:
+                break
+        else:
+            datamodule = make_source(record)
+            self.made.append((record, datamodule))
+            changed = data_changed(datamodule, model.schema)
+            self.warnings += changed
+            for line in changed:
+                print(line)
+        if datamodule.schema.measure != model.schema.measure:
+            datamodule = adapt_rows(datamodule, model.schema, record)
+        return datamodule.data("test")
+
+
+def _encoded(frame: Any, model: DensityModel) -> Any:
+    from genzoo.tables.encode import encode_frame
+
+    return encode_frame(frame, model.schema)
+
+
+def _evaluated(name: str, model: DensityModel, rows: Any, given: Any) -> ModelResult:
+    from genzoo.evaluation.likelihood import evaluate_model
+    from genzoo.reports.results import ModelResult
+
+    try:
+        return evaluate_model(name, model, rows, seed=given.seed, samples=given.samples)
+    except GenZooError as error:
+        return ModelResult(name=name, error=str(error))
