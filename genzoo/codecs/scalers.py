@@ -8,7 +8,8 @@ Every map is ``x -> u -> w -> z``:
    ``log u`` (lower bound), ``-log u`` (upper bound), ``log u - log(1 - u)`` (both).
 3. ``z``: affine ``(w - m) / s``; or ``(asinh((w - m) / s) - a) / b``; or the quantile map, piecewise linear between
    knots ``(v_i, Phi^-1(F(v_i)))`` of ``v = (w - m) / s``, with ``z = z_K + asinh(beta (v - v_K))`` beyond the last knot
-   (log-normal-like tails), likewise below the first.
+   (log-normal-like tails; with bounds, where ``v`` is a logarithm already, ``z_K + beta (v - v_K)``), likewise below
+   the first.
 
 Nothing is clipped: each map is a bijection of the column's support onto the line with a positive derivative.
 """
@@ -60,6 +61,7 @@ class ColumnScaler(nn.Module):
     family: Tensor
     anchor: Tensor
     highest: Tensor
+    bent_tails: Tensor
 
     def __init__(
         self,
@@ -87,6 +89,8 @@ class ColumnScaler(nn.Module):
             self.register_buffer(key, ones.clone())
         highest = torch.tensor([0.0 if u is None else u for u in self.upper], dtype=torch.float64)
         self.register_buffer("highest", highest, persistent=False)
+        bent_tails = torch.tensor([support == FREE for support in self.support], dtype=torch.bool)
+        self.register_buffer("bent_tails", bent_tails, persistent=False)
         self.register_buffer("knot_v", torch.full((count, num_knots), torch.inf, dtype=torch.float64))
         self.register_buffer("knot_z", torch.full((count, num_knots), torch.inf, dtype=torch.float64))
         self.register_buffer("knot_count", torch.zeros(count, dtype=torch.int64))
@@ -105,7 +109,7 @@ class ColumnScaler(nn.Module):
             w = self._to_line(sample.to(self.shift.device)[:, None], column.to(self.shift.device))[0][:, 0].cpu()
             step = self.steps[index] / float(self.unit[index]) if self.support[index] == FREE else 0.0
             choice = {"log": "standardise", "logit": "standardise"}.get(self.choices[index], self.choices[index])
-            self._store(index, fit_column(w, choice, step, self.num_knots))
+            self._store(index, fit_column(w, choice, step, self.num_knots, self.support[index] == FREE))
         if values:
             zero = torch.zeros(1, len(self.names), dtype=torch.float64, device=self.shift.device)
             self.anchor.copy_(self.inverse(zero)[0])
@@ -250,6 +254,7 @@ class ColumnScaler(nn.Module):
     def _quantile(self, v: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Piecewise-linear map between knots, asinh beyond them, and the logarithm of its slope."""
         low_v, low_z, high_v, high_z, below, above = self._segment(v, self.knot_v, columns)
+        bent = self.bent_tails[columns]
         slope = (high_z - low_z) / (high_v - low_v)
         z, log_slope = low_z + (v - low_v) * slope, slope.log()
         for outside, beta, knot_v, knot_z in (
@@ -258,20 +263,22 @@ class ColumnScaler(nn.Module):
         ):
             # Inside values are replaced by the knot before the tail formula, so that no branch can overflow.
             far = torch.where(outside, (v - knot_v) * beta.abs(), torch.zeros_like(v))
-            z = torch.where(outside, knot_z + torch.asinh(far), z)
-            tail = beta.abs().log() - torch.hypot(far, torch.ones_like(far)).log()
+            z = torch.where(outside, knot_z + torch.where(bent, torch.asinh(far), far), z)
+            bend = torch.hypot(far, torch.ones_like(far)).log()
+            tail = beta.abs().log() - torch.where(bent, bend, torch.zeros_like(far))
             log_slope = torch.where(outside, tail, log_slope)
         return z, log_slope
 
     def _quantile_inverse(self, z: Tensor, columns: Tensor) -> Tensor:
         low_v, low_z, high_v, high_z, below, above = self._segment(z, self.knot_z, columns)
+        bent = self.bent_tails[columns]
         v = low_v + (z - low_z) * ((high_v - low_v) / (high_z - low_z))
         for outside, beta, knot_v, knot_z in (
             (below, self.tail_lower[columns], low_v, low_z),
             (above, self.tail_upper[columns], high_v, high_z),
         ):
             far = torch.where(outside, z - knot_z, torch.zeros_like(z))
-            v = torch.where(outside, knot_v + torch.sinh(far) / beta, v)
+            v = torch.where(outside, knot_v + torch.where(bent, torch.sinh(far), far) / beta, v)
         return v
 
     def _segment(self, value: Tensor, knots: Tensor, columns: Tensor) -> tuple[Tensor, ...]:
