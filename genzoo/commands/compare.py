@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from genzoo.commands.names import find_model
-from genzoo.commands.output import require_report
+from genzoo.commands.output import new_folder, require_report
 from genzoo.commands.parsing import Parser, UsageError, add_output, add_seed, positive, whole_number, words
 from genzoo.errors import GenZooError
 
@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> int:
     test = datamodule.data("test")
     if not len(test):
         raise GenZooError(f"'{datamodule.name}' has no test rows to compare on; give more rows")
-    folder = run_folder("compare", datamodule.name)
+    folder = run_folder("compare", datamodule.name) if given.run_dir is None else new_folder(given.run_dir)
     print(f"{datamodule.name}: {_counts(datamodule)}; work folder {folder}", flush=True)
     jobs = [Job(name, paths[name]) for name in names]
     prepare_jobs(jobs, folder, datamodule, source, given)
@@ -77,6 +77,7 @@ def parser() -> Parser:
         "--models", type=words, default=DEFAULT_MODELS, metavar="A,B,C", help="names of genzoo models, with commas"
     )
     add_output(options, "report: .html (with .md, .csv and .tex beside it), .md, .csv, .tex or .json", required=False)
+    options.add_argument("--run_dir", metavar="FOLDER", help="work folder; by default runs/<date>-compare-<table>")
     options.add_argument("--schema", metavar="YAML", help="schema, as genzoo schema writes it")
     options.add_argument("--context", type=words, metavar="A,B", help="columns to condition on")
     options.add_argument("--ignore", type=words, metavar="A,B", help="columns to leave out")

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from genzoo.commands import output
 from genzoo.commands.given import Given
 from genzoo.commands.parsed import ParseTrouble, parse_sentence
 from genzoo.commands.restored import Restored, adapt_rows, data_changed
@@ -212,16 +213,7 @@ def new_folder(given: Given, model: Any, datamodule: Any, suffix: str = "") -> P
     if "LOCAL_RANK" in os.environ and RUN_DIR_OF_RANKS in os.environ:
         return Path(os.environ[RUN_DIR_OF_RANKS])
     chosen = given.option("run_dir")
-    if chosen is None:
-        folder = run_folder(key_of(model), f"{datamodule.name}{suffix}")
-    else:
-        folder = Path(chosen)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise DataError(f"run folder '{folder}' exists; a run is never overwritten, choose another --run_dir")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"cannot make the run folder '{folder}': {error.strerror}") from error
+    folder = run_folder(key_of(model), f"{datamodule.name}{suffix}") if chosen is None else output.new_folder(chosen)
     os.environ[RUN_DIR_OF_RANKS] = str(folder)
     return folder
 

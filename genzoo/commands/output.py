@@ -46,3 +46,19 @@ def require_report(path: str | Path, overwrite: bool = False) -> Path:
     for one in [target, *(target.with_suffix(end) for end in beside)]:
         require_writable(one, overwrite)
     return target
+
+
+def new_folder(path: str | Path) -> Path:
+    """Makes the folder of a run; one that holds anything is never used again.
+
+    Raises:
+        DataError: it is not empty, or cannot be made.
+    """
+    folder = Path(path).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"run folder '{path}' exists; a run is never overwritten, choose another --run_dir")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the run folder '{path}': {error.strerror}") from error
+    return folder
