@@ -21,8 +21,8 @@ def measure_words(column: Column) -> str:
     elif column.kind == "mixed":
         words = f"probability of {atoms}; density per {unit} elsewhere"
     elif column.kind == "quantized":
-        unit = column.unit or {"date": "day", "datetime": "s"}.get(column.storage)
-        words = f"probability of the cell of width {column.step:g}" + (f" {unit}" if unit else "")
+        cell_unit = column.unit or {"date": "day", "datetime": "s"}.get(column.storage)
+        words = f"probability of the cell of width {column.step:g}" + (f" {cell_unit}" if cell_unit else "")
         words += f"; atoms {atoms}" if column.atoms else ""
     else:
         words = "probability of the category"

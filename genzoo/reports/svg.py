@@ -14,13 +14,15 @@ from html import escape
 import numpy as np
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers between ``low`` and ``high``, about ``count`` of them."""
+def ticks(low: float, high: float, count: int = 4, whole: bool = False) -> list[float]:
+    """Round numbers between ``low`` and ``high``, about ``count`` of them; ``whole``: whole numbers only."""
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
         return [low] if math.isfinite(low) else []
     raw = (high - low) / max(count, 1)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    if whole:
+        step = max(math.ceil(step), 1)
     first = math.ceil(low / step - 1e-9)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -32,7 +34,7 @@ def column_ticks(low: float, high: float, storage: str, count: int) -> list[tupl
     day = 1.0 if storage == "date" else 86400.0
     if not (math.isfinite(low) and math.isfinite(high)) or high - low < 3 * 365 * day:
         return [(v, tick_label(v, storage)) for v in ticks(low, high, 2)]
-    years = ticks(1970 + low / day / 365.2425, 1970 + high / day / 365.2425, count)
+    years = ticks(1970 + low / day / 365.2425, 1970 + high / day / 365.2425, count, whole=True)
     starts = {int(y): np.datetime64(f"{int(y)}-01-01", "D").astype(np.int64) * day for y in years}
     return [(float(v), str(year)) for year, v in starts.items() if low <= v <= high]
 
