@@ -7,6 +7,8 @@ import math
 
 import pytest
 import torch
+from codec_tables import tables
+from hypothesis import given, settings
 from torch import Tensor
 
 from genzoo.codecs import Surjection, VectorCodec
@@ -323,6 +325,26 @@ def test_what_is_observed_comes_back_from_the_dense_view(dequantise: str, thresh
     assert torch.allclose(snapped[cells.present], cells.number[cells.present], atol=tolerance, rtol=tolerance)
     log_q.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in surjection.parameters() if p.grad is not None)
+
+
+@settings(max_examples=40, deadline=None)
+@given(tables())
+def test_the_dense_view_of_any_table_is_finite_in_float32_and_decodes_to_its_cells(
+    table: tuple[Schema, TableBatch],
+) -> None:
+    schema, batch = table
+    if not schema.scored:
+        return
+    codec = VectorCodec(schema)
+    codec.fit(batch)
+    surjection = Surjection(codec, hidden=8)
+    cells = codec.encode(batch)
+    y, log_q = surjection(cells, 2 * _normal(len(cells), surjection.noise_width))
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(log_q).all()
+    category = surjection.decode(y)[1]
+    known = cells.category >= 0
+    assert torch.equal(category[known], cells.category[known])
 
 
 def test_codes_of_no_category_become_the_nearest_valid_one_and_are_told() -> None:
