@@ -11,14 +11,18 @@ from genzoo.bijections.elementwise import Elementwise
 from genzoo.bijections.spline import Spline, num_spline_parameters
 
 
-def parameters(bins: int, shape: tuple[int, ...], scale: float = 1.5, seed: int = 0, dtype=torch.float64) -> torch.Tensor:
+def parameters(
+    bins: int, shape: tuple[int, ...], scale: float = 1.5, seed: int = 0, dtype=torch.float64
+) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return scale * torch.randn(num_spline_parameters(bins), *shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def test_zero_parameters_are_the_identity() -> None:
     x = torch.linspace(-6, 6, 101, dtype=torch.float64)
-    value, log_derivative = Spline.from_parameters(torch.zeros(num_spline_parameters(8), 101, dtype=torch.float64), 4.0)(x)
+    value, log_derivative = Spline.from_parameters(
+        torch.zeros(num_spline_parameters(8), 101, dtype=torch.float64), 4.0
+    )(x)
     assert torch.allclose(value, x, atol=1e-12)
     assert log_derivative.abs().max() < 1e-12
 
@@ -56,13 +60,18 @@ def test_knots_bounds_and_infinite_points_are_finite_and_exact() -> None:
     free = parameters(6, (1,)).requires_grad_()
     spline = Spline.from_parameters(free, 3.0)
     knots = spline.table[:, 0, 0].detach()
-    x = torch.cat([knots, torch.tensor([-3.0, 3.0, -torch.inf, torch.inf, 1e300, -1e300], dtype=torch.float64)])[:, None]
+    x = torch.cat([knots, torch.tensor([-3.0, 3.0, -torch.inf, torch.inf, 1e300, -1e300], dtype=torch.float64)])[
+        :, None
+    ]
     value, log_derivative = spline(x)
     assert torch.allclose(value[:7, 0], spline.table[:, 1, 0], atol=1e-12)
-    assert value[9, 0] == -torch.inf and value[10, 0] == torch.inf
-    assert value[7, 0] == -3.0 and value[8, 0] == 3.0
+    assert value[9, 0] == -torch.inf
+    assert value[10, 0] == torch.inf
+    assert value[7, 0] == -3.0
+    assert value[8, 0] == 3.0
     value[:9].sum().backward()
-    assert torch.isfinite(free.grad).all() and torch.isfinite(log_derivative).all()
+    assert torch.isfinite(free.grad).all()
+    assert torch.isfinite(log_derivative).all()
 
 
 def test_the_spline_increases_everywhere() -> None:
@@ -78,7 +87,8 @@ def test_several_points_a_spline_equal_one_at_a_time() -> None:
     together = spline(x)
     for k in range(3):
         alone = spline(x[k])
-        assert torch.equal(together[0][k], alone[0]) and torch.equal(together[1][k], alone[1])
+        assert torch.equal(together[0][k], alone[0])
+        assert torch.equal(together[1][k], alone[1])
 
 
 def test_float32_is_near_float64() -> None:

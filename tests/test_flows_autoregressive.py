@@ -7,7 +7,6 @@ from itertools import product
 
 import pytest
 import torch
-
 from flow_tables import (
     ATOMS,
     CATEGORIES,
@@ -22,6 +21,7 @@ from flow_tables import (
     shake,
     snap,
 )
+
 from genzoo.bijections.elementwise import Elementwise
 from genzoo.codecs.base import CategorySlot, NumberSlot
 from genzoo.models.flows.ancestral import draw, empty_cells
@@ -76,7 +76,8 @@ def test_holes_add_nothing_and_their_stored_values_do_not_matter() -> None:
     with torch.no_grad():
         score, again = density.log_prob(cells), density.log_prob(other)
     assert torch.equal(score.total(), again.total())
-    assert score.category[0, 0] == 0 and score.number[1, 0] == 0
+    assert score.category[0, 0] == 0
+    assert score.number[1, 0] == 0
 
 
 def test_samples_have_the_frequencies_of_the_density() -> None:
@@ -88,9 +89,15 @@ def test_samples_have_the_frequencies_of_the_density() -> None:
     generator = torch.Generator().manual_seed(0)
     drawn = draw(density, empty_cells(density, num, torch.zeros(num, 0)), snap, generator)
     spiked = torch.where(
-        drawn.present[:, 1], (drawn.number[:, 1] / STEP).round().long(), torch.tensor(ATOMS)[drawn.category[:, 1].clamp(max=1)]
+        drawn.present[:, 1],
+        (drawn.number[:, 1] / STEP).round().long(),
+        torch.tensor(ATOMS)[drawn.category[:, 1].clamp(max=1)],
     )
-    index = (drawn.category[:, 0] * len(GRID) + (drawn.number[:, 0] / STEP).round().long() - FIRST) * len(GRID) + spiked - FIRST
+    index = (
+        (drawn.category[:, 0] * len(GRID) + (drawn.number[:, 0] / STEP).round().long() - FIRST) * len(GRID)
+        + spiked
+        - FIRST
+    )
     counts = torch.bincount(index, minlength=len(states)).double()
     # No sample of the continuum sits on an atom, so each value is drawn in one form only.
     assert not torch.isin((drawn.number[drawn.present[:, 1], 1] / STEP).round().long(), torch.tensor(ATOMS)).any()
@@ -149,9 +156,13 @@ def test_a_continuous_density_integrates_to_one_for_every_pattern_of_holes(kind:
 
 @pytest.mark.parametrize("alternate", [False, True])
 def test_log_density_is_the_normal_plus_autograds_log_determinant(alternate: bool) -> None:
-    density = AutoregressiveDensity(
-        continuous(4), (), 0, element=ELEMENTS["spline"], num_transforms=3, hidden=24, alternate=alternate
-    ).double().eval()
+    density = (
+        AutoregressiveDensity(
+            continuous(4), (), 0, element=ELEMENTS["spline"], num_transforms=3, hidden=24, alternate=alternate
+        )
+        .double()
+        .eval()
+    )
     shake(density, 0.2)
     generator = torch.Generator().manual_seed(2)
     drawn = draw(density, empty_cells(density, 1, torch.zeros(1, 0)), snap, generator).number
@@ -167,7 +178,9 @@ def test_log_density_is_the_normal_plus_autograds_log_determinant(alternate: boo
     x = drawn[0]
     jacobian = torch.autograd.functional.jacobian(to_latent, x)
     z = to_latent(x)
-    expected = -0.5 * (z**2).sum() - 2 * torch.log(torch.tensor(2 * torch.pi, dtype=torch.float64)) + jacobian.slogdet()[1]
+    expected = (
+        -0.5 * (z**2).sum() - 2 * torch.log(torch.tensor(2 * torch.pi, dtype=torch.float64)) + jacobian.slogdet()[1]
+    )
     assert torch.allclose(density.log_prob(dense_cells(drawn)).total()[0], expected, atol=1e-9)
 
 
@@ -201,7 +214,9 @@ def mixed_cells(num: int = 6, seed: int = 0):
 
 def test_a_conditional_sees_earlier_slots_only() -> None:
     numbers, categories = mixed_slots()
-    density = AutoregressiveDensity(numbers, categories, 0, element=ELEMENTS["spline"], num_transforms=2, hidden=32).eval()
+    density = AutoregressiveDensity(
+        numbers, categories, 0, element=ELEMENTS["spline"], num_transforms=2, hidden=32
+    ).eval()
     shake(density, 0.3)
     cells = mixed_cells()
     cells = replace(cells, category=torch.full_like(cells.category, 2), present=torch.ones_like(cells.present))
@@ -251,14 +266,17 @@ def test_training_in_float32_is_near_evaluation_in_float64_and_every_gradient_is
         precise = density.eval().double().log_prob(cells).total()
     assert (rough - precise).abs().max() < 1e-3
     for name, parameter in density.named_parameters():
-        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
 
 
 def test_narrow_and_far_cells_keep_their_digits() -> None:
-    density = AutoregressiveDensity((NumberSlot("a", True, None, 0),), (), 0, element=ELEMENTS["spline"], hidden=8).eval()
+    density = AutoregressiveDensity(
+        (NumberSlot("a", True, None, 0),), (), 0, element=ELEMENTS["spline"], hidden=8
+    ).eval()
     shake(density, 0.3)
     dense = AutoregressiveDensity(continuous(1), (), 0, element=ELEMENTS["spline"], hidden=8).eval()
-    dense.load_state_dict({k: v for k, v in density.state_dict().items()})
+    dense.load_state_dict(dict(density.state_dict().items()))
     x = torch.tensor([[-30.0], [-2.0], [0.3], [2.9], [8.0], [50.0]], dtype=torch.float64)
     width = 1e-7
     cells = replace(dense_cells(x), lower=x - width / 2, upper=x + width / 2)

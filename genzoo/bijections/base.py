@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 class Bijection(nn.Module, ABC):
     """An invertible map of rows, perhaps with a context.
 
-    ``forward`` goes from latent to data, ``inverse`` from data to latent. Both take ``(batch, num_features)`` and return the
-    value, ``(batch, num_features)``, and log |det Jacobian| of the map they applied, ``(batch,)``.
+    ``forward`` goes from latent to data, ``inverse`` from data to latent. Both take ``(batch, num_features)`` and
+    return the value, ``(batch, num_features)``, and log |det Jacobian| of the map they applied, ``(batch,)``.
     """
 
     @abstractmethod
@@ -45,6 +46,6 @@ class Composition(Bijection):
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         total = x.new_zeros(len(x))
         for part in reversed(self.parts):
-            x, log_det = part.inverse(x, context)
+            x, log_det = cast(Bijection, part).inverse(x, context)
             total = total + log_det
         return x, total

@@ -17,8 +17,8 @@ LARGEST_LOG_SCALE = 5.0
 class Elementwise:
     """The family of the map ``z = S((x - shift) / scale)``, ``S`` a rational-quadratic spline or the identity.
 
-    The affine part lets a conditional move and shrink as a whole, which pieces of a fixed interval do clumsily, and gives
-    the linear tails their own scale. ``log scale`` is squashed into +-5, so that no row can overflow.
+    The affine part lets a conditional move and shrink as a whole, which pieces of a fixed interval do clumsily, and
+    gives the linear tails their own scale. ``log scale`` is squashed into +-5, so that no row can overflow.
 
     Args:
         kind: ``affine``, or ``spline`` for affine then spline.

@@ -2,8 +2,8 @@
 
 References:
     Germain, Gregor, Murray, Larochelle (2015), MADE, arXiv:1502.03509.
-    Differs from the paper: degrees are spread evenly instead of drawn, hidden layers are residual, and inputs of degree 0
-    (context, flags of holes) reach every output.
+    Differs from the paper: degrees are spread evenly instead of drawn, hidden layers are residual, and inputs of
+    degree 0 (context, flags of holes) reach every output.
 """
 
 from __future__ import annotations
@@ -43,10 +43,9 @@ class MaskedLinear(nn.Module):
 
     def transposed(self, x: Tensor, rows: slice | None = None) -> Tensor:
         """``(batch, num_in)`` to ``(num_out, batch)``; ``rows`` computes only these outputs."""
-        weight, bias = self.weight * self.mask, self.bias
         if rows is not None:
-            weight, bias = self.weight[rows] * self.mask[rows], self.bias[rows]
-        return torch.addmm(bias[:, None], weight, x.t())
+            return torch.addmm(self.bias[rows, None], self.weight[rows] * self.mask[rows], x.t())
+        return torch.addmm(self.bias[:, None], self.weight * self.mask, x.t())
 
 
 class MADE(nn.Module):
@@ -63,7 +62,12 @@ class MADE(nn.Module):
     """
 
     def __init__(
-        self, in_degrees: Tensor, out_degrees: Tensor, hidden: int = 128, num_layers: int = 2, dropout: float = 0.0,
+        self,
+        in_degrees: Tensor,
+        out_degrees: Tensor,
+        hidden: int = 128,
+        num_layers: int = 2,
+        dropout: float = 0.0,
         rich_start: bool = True,
     ) -> None:
         super().__init__()

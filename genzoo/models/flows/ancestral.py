@@ -83,9 +83,7 @@ def draw(density: AutoregressiveDensity, given: Cells, snap: Snap, generator: to
 class _Walk:
     """Cells drawn so far, and their value before each transform; numbers are (numbers, batch), in inner order."""
 
-    def __init__(
-        self, density: AutoregressiveDensity, given: Cells, snap: Snap, generator: torch.Generator
-    ) -> None:
+    def __init__(self, density: AutoregressiveDensity, given: Cells, snap: Snap, generator: torch.Generator) -> None:
         self.density, self.given, self.snap, self.generator = density, given, snap, generator
         self.inner = density._inner
         batch, numbers = len(given), density.num_numbers
@@ -204,9 +202,7 @@ class _Walk:
             self.y[transform, first:] = 0.0
             for number in density.block_orders[transform]:
                 k = first + number
-                z, _ = density.element.apply(
-                    self.y[transform + 1, k], self.parameters(transform, k), to_latent=False
-                )
+                z, _ = density.element.apply(self.y[transform + 1, k], self.parameters(transform, k), to_latent=False)
                 self.y[transform, k] = z
 
     def result(self) -> Drawn:

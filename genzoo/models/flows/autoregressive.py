@@ -2,10 +2,10 @@ r"""The typed autoregressive density: one neural density that is exact on mixed 
 
 .. math:: \log p(x) = \sum_j \log p(x_j \mid x_{<j}, \text{pattern of holes}, \text{context})
 
-A category has a softmax head. A number has the conditional cdf :math:`\Phi(f_L \circ \dots \circ f_1(x_j))`, with monotone
-maps whose parameters are functions of earlier cells; on a grid it is scored by
-:math:`\Phi(f(\text{upper})) - \Phi(f(\text{lower}))`, later cells seeing its centre, otherwise by its density. Missing cells
-are skipped.
+A category has a softmax head. A number has the conditional cdf :math:`\Phi(f_L \circ \dots \circ f_1(x_j))`, with
+monotone maps whose parameters are functions of earlier cells; on a grid it is scored by
+:math:`\Phi(f(\text{upper})) - \Phi(f(\text{lower}))`, later cells seeing its centre, otherwise by its density. Missing
+cells are skipped.
 
 References:
     Durkan et al. (2019), Neural Spline Flows, arXiv:1906.04032; Papamakarios, Pavlakou, Murray (2017), Masked
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +128,12 @@ class AutoregressiveDensity(nn.Module):
 
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
-        return self.nets[0].first.weight.dtype
+        return self.weight.dtype
+
+    @property
+    def weight(self) -> Tensor:
+        """Some weight: its type and device are the module's."""
+        return cast(MADE, self.nets[0]).first.weight
 
     def number_outputs(self, k: int) -> slice:
         """Outputs of any network that belong to inner number ``k``."""
@@ -139,7 +145,8 @@ class AutoregressiveDensity(nn.Module):
         return slice(start, start + self.sizes[c])
 
     def set_atoms(self, lower: Tensor, upper: Tensor) -> None:
-        """Tells where the atoms of numbers on a grid lie: ``(num_numbers, max_atoms)`` model-space edges of their cells.
+        """Tells where the atoms of numbers on a grid lie: ``(num_numbers, max_atoms)`` model-space edges of their
+        cells.
 
         Equal edges mean no cell. The continuum has mass there too, which belongs to the atom's value.
         """
@@ -148,11 +155,12 @@ class AutoregressiveDensity(nn.Module):
 
     def set_frequencies(self, category: Tensor) -> None:
         """Starts the softmax heads at the smoothed frequencies of ``(rows, num_category_slots)`` codes."""
+        bias = cast(MADE, self.nets[0]).last.bias
         with torch.no_grad():
             for c, size in enumerate(self.sizes):
                 known = category[:, c][category[:, c] >= 0]
                 counts = torch.bincount(known, minlength=size).double() + 0.5
-                self.nets[0].last.bias[self.category_outputs(c)] = (counts / counts.sum()).log().to(self.dtype())
+                bias[self.category_outputs(c)] = (counts / counts.sum()).log().to(self.dtype())
 
     def log_prob(self, cells: Cells) -> SlotLogProb:
         """Exact log-likelihood of the observed cells, given the pattern of holes and the context.
@@ -228,11 +236,10 @@ class AutoregressiveDensity(nn.Module):
         present = present[: len(grid)]
         lower, upper = cells.lower[:, grid].t(), cells.upper[:, grid].t()
         atom = torch.full_like(present, -1, dtype=torch.int64)
-        with_atoms = [k for k in range(len(grid)) if self.layout.inner_indicator[k] is not None]
+        with_atoms = [(k, c) for k, c in enumerate(self.layout.inner_indicator[: len(grid)]) if c is not None]
         if with_atoms:
             lower, upper = lower.clone(), upper.clone()
-        for k in with_atoms:
-            indicator = self.layout.inner_indicator[k]
+        for k, indicator in with_atoms:
             code = cells.category[:, indicator]
             on_atom = (code >= 0) & (code < self.sizes[indicator] - 1)
             index = torch.where(on_atom, code, 0)

@@ -1,12 +1,14 @@
 """Filling the holes of rows with draws from the typed autoregressive density, observed cells untouched.
 
-Sampling-importance-resampling: each row becomes ``num_particles`` complete rows, whose holes are drawn in order given all
-earlier cells; a particle is worth the product of the conditionals of the observed cells; the draws are particles chosen in
-proportion to their worth. Exact as ``num_particles`` grows; with holes after all observed cells, exact at once.
+Sampling-importance-resampling: each row becomes ``num_particles`` complete rows, whose holes are drawn in order given
+all earlier cells; a particle is worth the product of the conditionals of the observed cells; the draws are particles
+chosen in proportion to their worth. Exact as ``num_particles`` grows; with holes after all observed cells, exact at
+once.
 
-Where the continuous block alternates its order there are no conditionals inside it. There a particle is worth the density of
-the block's observed cells given the discrete part, and the block's holes are then drawn by Metropolis-within-Gibbs: one hole
-at a time, proposed from its conditional on a grid (so that no mode is missed), corrected to the exact conditional.
+Where the continuous block alternates its order there are no conditionals inside it. There a particle is worth the
+density of the block's observed cells given the discrete part, and the block's holes are then drawn by
+Metropolis-within-Gibbs: one hole at a time, proposed from its conditional on a grid (so that no mode is missed),
+corrected to the exact conditional.
 """
 
 from __future__ import annotations

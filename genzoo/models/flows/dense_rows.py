@@ -32,7 +32,11 @@ class DenseRows(nn.Module):
         self.num_context = codec.num_context
         self.always_exact = not codec.categories and not any(slot.quantized for slot in codec.numbers)
         self.flow = CouplingFlow(
-            self.surjection.num_features, codec.num_context, element=element, seed=seed, **options  # type: ignore[arg-type]
+            self.surjection.num_features,
+            codec.num_context,
+            element=element,
+            seed=seed,
+            **options,  # type: ignore[arg-type]
         )
 
     def initialise(self, codec: VectorCodec, cells: Cells) -> None:
@@ -60,7 +64,9 @@ class DenseRows(nn.Module):
         value, se = importance_weighted(log_weight)
         return ModelLogProb(value, se)
 
-    def sample(self, codec: VectorCodec, num_rows: int, context: Tensor | None, generator: torch.Generator) -> TableBatch:
+    def sample(
+        self, codec: VectorCodec, num_rows: int, context: Tensor | None, generator: torch.Generator
+    ) -> TableBatch:
         """Decoded rows."""
         y = self.flow.sample(num_rows, context if self.num_context else None, generator)
         y = y.to(self.surjection.embedding.weight.device)
@@ -68,7 +74,13 @@ class DenseRows(nn.Module):
         return codec.decode(number, category, torch.arange(num_rows, device=y.device))
 
     def impute(
-        self, codec: VectorCodec, batch: TableBatch, cells: Cells, draws: int, generator: torch.Generator, particles: int
+        self,
+        codec: VectorCodec,
+        batch: TableBatch,
+        cells: Cells,
+        draws: int,
+        generator: torch.Generator,
+        particles: int,
     ) -> list[TableBatch]:
         """Holes from draws of the filler, resampled by the density they reach; observed cells as they were."""
         rows = (cells.number_hole.any(1) | (cells.category < 0).any(1)).nonzero().flatten()

@@ -10,11 +10,13 @@ from torch import Tensor
 from genzoo.codecs.base import CategorySlot, Cells, NumberSlot
 
 
-def hide_columns(cells: Cells, numbers: tuple[NumberSlot, ...], categories: tuple[CategorySlot, ...], rate: float) -> Cells:
+def hide_columns(
+    cells: Cells, numbers: tuple[NumberSlot, ...], categories: tuple[CategorySlot, ...], rate: float
+) -> Cells:
     """In a share ``rate`` of the rows, every scored column is hidden with a probability drawn for the row.
 
-    Any pattern can come up, and the others keep their share of training. Draws come from torch's own generator, which the
-    trainer seeds for each step.
+    Any pattern can come up, and the others keep their share of training. Draws come from torch's own generator, which
+    the trainer seeds for each step.
     """
     batch, num_scored = len(cells), cells.log_volume.shape[1]
     device = cells.number.device

@@ -25,9 +25,9 @@ class MAF(DensityModel):
 
     .. math:: u_j = (x_j - \mu_j(x_{<j})) \exp(-\alpha_j(x_{<j}))
 
-    Continuous columns go through ``num_transforms`` such maps, every second one in reverse order, down to a standard normal.
-    Before them in the chain stand categories and indicators of atoms (softmax heads) and numbers on a grid (Gaussian
-    conditional cdf, differenced over the cell).
+    Continuous columns go through ``num_transforms`` such maps, every second one in reverse order, down to a standard
+    normal. Before them in the chain stand categories and indicators of atoms (softmax heads) and numbers on a grid
+    (Gaussian conditional cdf, differenced over the cell).
 
     Likelihood: exact, for every pattern of holes (the pattern is an input, never scored).
 
@@ -37,7 +37,8 @@ class MAF(DensityModel):
         hidden: Units of each hidden layer of the networks; at least the number of columns.
         num_layers: Hidden layers of each network.
         dropout: Probability of dropping a hidden unit in training; ``None``: more for fewer training rows.
-        hide: Share of training rows in which cells are hidden at random; ``None``: 0.1 if training rows have holes, else 0.
+        hide: Share of training rows in which cells are hidden at random; ``None``: 0.1 if training rows have holes,
+            else 0.
         scaler: Scaling of numeric columns, see :class:`genzoo.codecs.vector.VectorCodec`.
         particles: Completions a row of which imputations are chosen.
         training: Arguments of :class:`genzoo.models.base.DensityModel` (``lr``, ``patience``, ``ema``, ``seed``, ...).

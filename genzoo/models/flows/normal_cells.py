@@ -52,7 +52,8 @@ class _LogNormalCell(torch.autograd.Function):
 def log_normal_cell(lower: Tensor, upper: Tensor) -> Tensor:
     """``log(Phi(upper) - Phi(lower))`` for ``lower < upper``, elementwise; meant for float64.
 
-    Stable in both tails and for cells as narrow as float64 tells apart; edges may be infinite; ``-inf`` for an empty cell.
+    Stable in both tails and for cells as narrow as float64 tells apart; edges may be infinite; ``-inf`` for an empty
+    cell.
     """
     result: Tensor = _LogNormalCell.apply(lower, upper)
     return result

@@ -1,7 +1,8 @@
 """In which order an autoregressive density reads the cells of a row, and what its networks see of them.
 
-Discrete slots come first (categories; indicators of atoms directly before the number they govern; numbers on a grid), the
-pure continuous numbers are the last block. Before that block every transform of the flow uses one and the same order.
+Discrete slots come first (categories; indicators of atoms directly before the number they govern; numbers on a grid),
+the pure continuous numbers are the last block. Before that block every transform of the flow uses one and the same
+order.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class SlotLayout:
         self.category_position = [place["category", index] for index in range(len(categories))]
         self.number_position = [place["number", index] for index in quantized]
         self.number_position += range(self.first_continuous, self.num_positions)
-        # The number that an indicator governs exists only beside "not an atom", so it need not see it; and on a grid it must
-        # not: the continuum's mass on the cell of an atom is asked for on rows where the indicator says atom.
+        # The number that an indicator governs exists only beside "not an atom", so it need not see it; and on a grid
+        # it must not: the continuum's mass on the cell of an atom is asked for on rows where the indicator says atom.
         hidden_until = {numbers[slot].indicator: place["number", slot] for slot in quantized}
         self.category_degree = [
             hidden_until.get(index, position) + 1 for index, position in enumerate(self.category_position)
@@ -79,8 +80,8 @@ class SlotLayout:
 class CellFeatures(nn.Module):
     """What a conditioner sees of a row besides the numbers: categories, flags of holes, context.
 
-    Small categories are one-hot (a hole: all zeros), larger ones an embedding. The pattern of holes is given, so its flags
-    have degree 0: every slot may see all of them.
+    Small categories are one-hot (a hole: all zeros), larger ones an embedding. The pattern of holes is given, so its
+    flags have degree 0: every slot may see all of them.
 
     Args:
         layout: Positions of the slots.
@@ -95,7 +96,9 @@ class CellFeatures(nn.Module):
         super().__init__()
         small = [c for c, size in enumerate(num_categories) if size <= ONE_HOT_UP_TO]
         self.large = [c for c, size in enumerate(num_categories) if size > ONE_HOT_UP_TO]
-        offset, degrees = [], []
+        self.hole_codes = [num_categories[c] for c in self.large]
+        offset: list[int] = []
+        degrees: list[int] = []
         for c in small:
             offset.append(len(degrees))
             degrees += [layout.category_degree[c]] * num_categories[c]
@@ -120,10 +123,12 @@ class CellFeatures(nn.Module):
         if self.num_one_hot:
             codes = category[:, self.small]
             one_hot = torch.zeros(len(category), self.num_one_hot + 1, dtype=dtype, device=category.device)
-            parts.append(one_hot.scatter_(1, torch.where(codes >= 0, codes + self.offset, self.num_one_hot), 1.0)[:, :-1])
-        for c, embedding in zip(self.large, self.embeddings, strict=True):
+            parts.append(
+                one_hot.scatter_(1, torch.where(codes >= 0, codes + self.offset, self.num_one_hot), 1.0)[:, :-1]
+            )
+        for c, hole, embedding in zip(self.large, self.hole_codes, self.embeddings, strict=True):
             codes = category[:, c]
-            parts.append(embedding(torch.where(codes >= 0, codes, embedding.num_embeddings - 1)))
+            parts.append(embedding(torch.where(codes >= 0, codes, hole)))
         parts += [category_hole.to(dtype), number_hole.to(dtype), context]
         return torch.cat(parts, -1)
 

@@ -25,25 +25,27 @@ from genzoo.tables.batch import TableBatch
 class SplineFlow(DensityModel):
     r"""Rational-quadratic spline flow, for any table.
 
-    With ``transform="autoregressive"``, cells form a chain: categories and indicators of atoms by softmax heads, numbers by
-    monotone splines in front of a standard normal,
+    With ``transform="autoregressive"``, cells form a chain: categories and indicators of atoms by softmax heads,
+    numbers by monotone splines in front of a standard normal,
 
     .. math:: \log p(x) = \sum_j \log p(x_j \mid x_{<j}), \qquad
         P(x_j \le v \mid x_{<j}) = \Phi(f_L \circ \dots \circ f_1(v)),
 
     where each :math:`f_l` is a monotone spline after an affine map, and a masked network reads its parameters off the
-    earlier cells. A number on a grid is scored by the difference of the cdf over its cell, others by their density. A missing
-    cell is skipped; all conditionals see which cells are missing. With ``transform="coupling"``, cells are drawn into a point
-    of R^D (dequantised, argmax surjection, learned filler), whose density is a coupling flow.
+    earlier cells. A number on a grid is scored by the difference of the cdf over its cell, others by their density. A
+    missing cell is skipped; all conditionals see which cells are missing. With ``transform="coupling"``, cells are
+    drawn into a point of R^D (dequantised, argmax surjection, learned filler), whose density is a coupling flow.
 
-    Likelihood: autoregressive, exact for every table and every pattern of holes (the pattern is an input, never scored).
+    Likelihood: autoregressive, exact for every table and every pattern of holes (the pattern is an input, never
+        scored).
     Coupling: exact on complete continuous rows, else a lower bound that ``draws`` tightens at proportional cost.
 
     Imputation: sampling-importance-resampling with ``particles`` completions a row, exact as their number grows.
 
     Args:
         schema: The table's schema as a plain dictionary.
-        transform: ``autoregressive``: exact, samples column by column. ``coupling``: samples in one pass, bound on mixed rows.
+        transform: ``autoregressive``: exact, samples column by column. ``coupling``: samples in one pass, bound on
+            mixed rows.
         num_transforms: Monotone maps in a row; more bends, proportional cost.
         hidden: Units of each hidden layer of the networks; at least the number of columns.
         num_layers: Hidden layers of each network.
@@ -51,18 +53,19 @@ class SplineFlow(DensityModel):
         bound: Splines bend within +-``bound`` (standard units of the codec) and are linear outside.
         dropout: Probability of dropping a hidden unit in training; ``None``: more for fewer training rows (0.2 below
             1000, 0.1 below 10,000, else 0).
-        hide: Share of training rows in which cells are hidden at random, so that patterns of holes that training rows do not
-            show score well; ``None``: 0.1 if training rows have holes, else 0. Autoregressive only.
+        hide: Share of training rows in which cells are hidden at random, so that patterns of holes that training rows
+            do not show score well; ``None``: 0.1 if training rows have holes, else 0. Autoregressive only.
         alternate: Every second transform reads the continuous columns in reverse. Contributions by column are then not
             available. Autoregressive only.
         scaler: Scaling of numeric columns, see :class:`genzoo.codecs.vector.VectorCodec`.
         particles: Completions a row of which imputations are chosen.
-        training: Arguments of :class:`genzoo.models.base.DensityModel` (``lr``, ``patience``, ``ema``, ``draws``, ``seed``, ...).
+        training: Arguments of :class:`genzoo.models.base.DensityModel` (``lr``, ``patience``, ``ema``, ``draws``,
+            ``seed``, ...).
 
     References:
         Durkan, Bekasov, Murray, Papamakarios (2019), Neural Spline Flows, arXiv:1906.04032.
-        Differs from the paper: categories, cells of a grid, atoms and holes are slots of the same chain; one order for all
-        transforms; an affine map in front of each spline.
+        Differs from the paper: categories, cells of a grid, atoms and holes are slots of the same chain; one order for
+        all transforms; an affine map in front of each spline.
 
     Example:
         >>> import genzoo
@@ -99,7 +102,10 @@ class SplineFlow(DensityModel):
         element = Elementwise("spline", bins, bound)
         dropout = default_dropout(self.schema) if dropout is None else dropout
         sizes: dict[str, Any] = {
-            "num_transforms": num_transforms, "hidden": hidden, "num_layers": num_layers, "dropout": dropout,
+            "num_transforms": num_transforms,
+            "hidden": hidden,
+            "num_layers": num_layers,
+            "dropout": dropout,
         }
         self.transform = transform
         self.particles = particles

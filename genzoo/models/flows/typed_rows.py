@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +25,8 @@ class TypedRows(nn.Module):
     Args:
         codec: The model's codec (not registered here).
         element: Family of the monotone maps.
-        hide: Share of training rows in which cells are hidden at random; ``None``: 0.1 if training rows have holes, else 0.
+        hide: Share of training rows in which cells are hidden at random; ``None``: 0.1 if training rows have holes,
+            else 0.
         options: Further arguments of :class:`AutoregressiveDensity`.
     """
 
@@ -37,7 +37,11 @@ class TypedRows(nn.Module):
         if hide is not None and not 0 <= hide <= 1:
             raise ValueError(f"hide must lie between 0 and 1, got {hide}")
         self.density = AutoregressiveDensity(
-            codec.numbers, codec.categories, codec.num_context, element=element, **options  # type: ignore[arg-type]
+            codec.numbers,
+            codec.categories,
+            codec.num_context,
+            element=element,
+            **options,  # type: ignore[arg-type]
         )
         self.numbers, self.categories = codec.numbers, codec.categories
         self.num_scored = codec.num_scored
@@ -64,7 +68,7 @@ class TypedRows(nn.Module):
         return -self.density.log_prob(cells).total().mean()
 
     def log_prob(self, cells: Cells) -> ModelLogProb:
-        """Exact log-likelihood in model space, with the contribution of each scored column if orders do not alternate."""
+        """Exact log-likelihood in model space, with contributions by scored column if orders do not alternate."""
         slots = self.density.log_prob(cells)
         by_column = None
         if not self.density.alternate:
@@ -72,16 +76,26 @@ class TypedRows(nn.Module):
             by_column = each.new_zeros(len(each), self.num_scored).index_add(1, self._scored, each)
         return ModelLogProb(slots.total(), discrete=slots.discrete(), by_column=by_column)
 
-    def sample(self, codec: VectorCodec, num_rows: int, context: Tensor | None, generator: torch.Generator) -> TableBatch:
+    def sample(
+        self, codec: VectorCodec, num_rows: int, context: Tensor | None, generator: torch.Generator
+    ) -> TableBatch:
         """Decoded rows."""
-        weight = self.density.nets[0].first.weight
+        weight = self.density.weight
         if context is None:
             context = torch.zeros(num_rows, codec.num_context, device=weight.device)
-        drawn = draw(self.density, empty_cells(self.density, num_rows, context.to(weight.device)), codec.snap, generator)
+        drawn = draw(
+            self.density, empty_cells(self.density, num_rows, context.to(weight.device)), codec.snap, generator
+        )
         return codec.decode(drawn.number, drawn.category, torch.arange(num_rows, device=weight.device))
 
     def impute(
-        self, codec: VectorCodec, batch: TableBatch, cells: Cells, draws: int, generator: torch.Generator, particles: int
+        self,
+        codec: VectorCodec,
+        batch: TableBatch,
+        cells: Cells,
+        draws: int,
+        generator: torch.Generator,
+        particles: int,
     ) -> list[TableBatch]:
         """Rows with every hole of a scored column filled; observed cells bit by bit as they were."""
         holes = cells.number_hole.any(1) | (cells.category < 0).any(1)
@@ -103,5 +117,3 @@ class TypedRows(nn.Module):
 
 def _decode(codec: VectorCodec, drawn: Drawn, part: TableBatch) -> TableBatch:
     return codec.decode(drawn.number, drawn.category, part.rows, part)
-
-
