@@ -31,6 +31,17 @@ def as_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return column
 
 
+def is_nested(kind: pa.DataType) -> bool:
+    """Whether cells of this Arrow type are lists (a block column)."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def flat_cells(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """The cells of a column; those of a block one row after the other."""
+    array = as_array(column)
+    return as_array(array.flatten()) if is_nested(array.type) else array
+
+
 def is_text(kind: pa.DataType) -> bool:
     """Whether cells of this Arrow type are text."""
     if pa.types.is_dictionary(kind):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from genzoo.errors import DataError, SchemaError
-from genzoo.tables.cells import as_array, can_be_number, drop_tokens, is_text, numbers, texts, type_text
+from genzoo.tables.cells import as_array, can_be_number, drop_tokens, is_nested, is_text, numbers, texts, type_text
 from genzoo.tables.frames import read_frame, to_arrow, to_native
 from genzoo.tables.schema import Column, Schema
 
@@ -297,7 +297,7 @@ def snap(values: np.ndarray, column: Column) -> np.ndarray:
 def _codes(cells: pa.Array, column: Column, tokens: Iterable[str]) -> np.ndarray:
     hole = len(column.categories) if column.missing == "value" else HOLE
     words = texts(cells, tokens) if not pa.types.is_null(cells.type) else pa.nulls(len(cells), pa.string())
-    if column.storage != "string" and is_text(cells.type):  # '1.0' or 'true' in a file for 1 or True in the schema
+    if column.storage == "bool" or (column.storage != "string" and is_text(cells.type)):  # '1.0' or 'true' in a file for 1 or True in the schema
         words = _as_stored(words, column, tokens)
     index = pc.index_in(words, value_set=pa.array(column.categories, pa.string()))
     if column.storage == "string" and index.null_count > words.null_count:

@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from genzoo.tables.cells import as_array, is_text
+
 
 def fingerprint(source: Any) -> str:
     """Hash of a table's content, 16 hexadecimal digits: of a file's bytes, or of a frame's names, types and cells.
@@ -35,23 +37,16 @@ def fingerprint(source: Any) -> str:
     for name in table.column_names:
         column = table[name]
         digest.update(f"{name}\0{_canonical(column.type)}\0{len(column)}\0".encode())
-        for piece in column.chunks:
-            digest.update(b"")
-            _add(digest, piece)
+        _add(digest, as_array(column))
     return digest.hexdigest()[:16]
 
 
 def _canonical(kind: pa.DataType) -> str:
     """Type name that does not depend on how a backend lays text out."""
-    from genzoo.tables.cells import is_text
-
     return "string" if is_text(kind) else str(kind)
 
 
 def _add(digest: Any, piece: pa.Array) -> None:
-    from genzoo.tables.cells import as_array, is_text
-
-    piece = as_array(piece)
     digest.update(np.packbits(np.asarray(piece.is_null())).tobytes())
     if is_text(piece.type) or not (pa.types.is_primitive(piece.type) or pa.types.is_boolean(piece.type)):
         for word in piece.cast(pa.string()).to_pylist() if is_text(piece.type) else map(str, piece.to_pylist()):

@@ -67,7 +67,8 @@ def read_frame(
     if isinstance(source, nw.LazyFrame):
         source = source.collect()
     if not isinstance(source, nw.DataFrame):
-        _refuse_duplicates([str(name) for name in getattr(source, "columns", ()) if isinstance(name, (str, int))])
+        names = getattr(source, "column_names", None) or getattr(source, "columns", ())
+        _refuse_duplicates([str(name) for name in names])
         if type(source).__module__.startswith("polars") and type(source).__name__ == "LazyFrame":
             source = source.collect()
         if type(source).__module__.startswith("pandas") and not all(isinstance(c, str) for c in source.columns):

@@ -84,7 +84,7 @@ def printed_decimals(values: np.ndarray, single: bool = False) -> int | None:
     if largest == 0.0:
         return 0
     exponent = int(np.floor(np.log10(largest)))
-    for decimals in range(min(0, 14 - exponent), 15 - exponent):
+    for decimals in range(min(0, 14 - exponent), min(15 - exponent, 23)):  # 10^22 is the last exact power of ten
         if _fits(values, decimals, single):
             return max(decimals, 0) if decimals >= 0 else decimals
     return None
@@ -102,7 +102,7 @@ def _fits(values: np.ndarray, decimals: int, single: bool) -> bool:
     rounded = _unscaled(_scaled(values, decimals), decimals)
     if single:
         return bool(np.all(rounded.astype(np.float32) == values.astype(np.float32)))
-    return bool(np.all(np.abs(rounded - values) <= 2 * _DOUBLE * np.abs(values)))
+    return bool(np.all(rounded == values))
 
 
 def _decimal_grid(values: np.ndarray, single: bool) -> Grid | None:

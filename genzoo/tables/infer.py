@@ -28,7 +28,7 @@ from typing import Any, Literal
 import numpy as np
 
 from genzoo.errors import DataError, SchemaError
-from genzoo.tables.cells import MISSING_TOKENS, number_text
+from genzoo.tables.cells import MISSING_TOKENS, can_be_number, flat_cells, number_text, numbers, texts
 from genzoo.tables.fingerprint import cached, fingerprint, store
 from genzoo.tables.frames import iter_row_groups, source_name, to_arrow
 from genzoo.tables.grid import find_grid, printed_decimals
@@ -101,6 +101,21 @@ def infer_schema(
     return schema
 
 
+def missing_shares(source: Any, missing_tokens: Iterable[str] = MISSING_TOKENS) -> dict[str, float]:
+    """Share of missing cells of each column, in [0, 1]."""
+    tokens = tuple(missing_tokens)
+    missing: dict[str, int] = {}
+    cells: dict[str, int] = {}
+    for frame in iter_row_groups(source, missing_tokens=tokens):
+        table = to_arrow(frame)
+        for name in table.column_names:
+            array = flat_cells(table[name])
+            gone = np.isnan(numbers(array, tokens)).sum() if can_be_number(array.type) else texts(array, tokens).null_count
+            missing[name] = missing.get(name, 0) + int(gone)
+            cells[name] = cells.get(name, 0) + len(array)
+    return {name: missing[name] / max(1, cells[name]) for name in cells}
+
+
 def _changes(
     overrides: Mapping[str, Mapping[str, Any] | Column] | None, roles: Mapping[str, Any] | None
 ) -> dict[str, dict[str, Any]]:
@@ -160,15 +175,15 @@ def refusal(values: Values) -> str | None:
         return None
     distinct, present = len(values.words), values.num_present
     advice = f"ignore it (role: ignore), or declare it categorical (kind: categorical) in the schema of column '{values.name}'"
-    numbers = [word for word in values.words if _is_number(word)]
+    numeric = [word for word in values.words if _is_number(word)]
     others = [word for word in values.words if not _is_number(word)]
     near_unique = distinct > MAX_CATEGORIES or distinct > max(FEW_CATEGORIES, MAX_UNIQUE_SHARE * present)
-    mixes = bool(others) and len(numbers) > FEW_CATEGORIES
-    if mixes and (len(others) <= MAX_FOREIGN or (near_unique and len(numbers) > len(others))):
+    mixes = bool(others) and len(numeric) > FEW_CATEGORIES
+    if mixes and (len(others) <= MAX_FOREIGN or (near_unique and len(numeric) > len(others))):
         counts = dict(zip(values.words, values.counts.tolist()))
         shown = ", ".join(f"{word!r} ({counts[word]} cells)" for word in others[:3])
         return (
-            f"column '{values.name}' mixes numbers and text: {shown} among {len(numbers)} different numbers; correct "
+            f"column '{values.name}' mixes numbers and text: {shown} among {len(numeric)} different numbers; correct "
             f"these cells, name them as missing tokens, or {advice}"
         )
     if near_unique:

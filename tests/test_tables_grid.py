@@ -1,0 +1,76 @@
+"""Common steps of numbers, with and without storage noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genzoo.tables.grid import find_grid, printed_decimals
+
+
+def distinct(values: np.ndarray) -> np.ndarray:
+    return np.unique(np.asarray(values, dtype=np.float64))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(-5000, 5000), min_size=12, max_size=60, unique=True),
+    step=st.sampled_from([1e-9, 0.002, 0.01, 0.25, 0.3, 1.0, 7.0, 100.0]),
+    single=st.booleans(),
+)
+def test_a_decimal_grid_is_found_exactly_in_either_precision(counts: list[int], step: float, single: bool) -> None:
+    divisor = int(np.gcd.reduce(np.diff(sorted(counts))))
+    values = np.round(np.array(sorted(counts)) * step, 12)
+    if single:
+        values = distinct(values.astype(np.float32))
+    grid = find_grid(values, single)
+    assert grid.common
+    assert grid.step == pytest.approx(divisor * step, rel=1e-12)
+    offset = (values[0] - grid.origin) / grid.step
+    assert abs(offset - round(offset)) < 1e-3
+
+
+@pytest.mark.parametrize("factor", [1024.0, 1000.0])
+@pytest.mark.parametrize("single", [False, True])
+def test_the_step_follows_a_change_of_unit(factor: float, single: bool) -> None:
+    rng = np.random.default_rng(0)
+    kind = np.float32 if single else np.float64
+    for values in (
+        np.round(rng.normal(240, 3, 2000), 2),
+        np.round(rng.exponential(3, 2000), 4),
+        rng.integers(-300, 300, 500) * 0.0254,
+        rng.integers(-30, 40, 60) / 3,
+        rng.integers(0, 90, 60),
+    ):
+        plain, scaled = distinct(values.astype(kind)), distinct(values.astype(kind) * kind(factor))
+        ratio = find_grid(scaled, single).step / find_grid(plain, single).step
+        assert ratio == pytest.approx(factor, rel=1e-9)
+
+
+@pytest.mark.parametrize("factor", [1024.0, 1000.0])
+def test_storage_cells_follow_a_change_of_unit_too(factor: float) -> None:
+    values = distinct(np.random.default_rng(1).normal(size=500))
+    before, after = find_grid(values), find_grid(values * factor)
+    assert not before.common
+    assert after.step == pytest.approx(before.step * factor, rel=1e-12)
+    assert before.step == np.abs(values).max() * 2.0**-40
+
+
+def test_an_offset_grid_has_its_origin_within_one_step() -> None:
+    grid = find_grid(np.array([0.5, 1.5, 2.5, 7.5]))
+    assert (grid.step, grid.origin) == (1.0, 0.5)
+
+
+def test_single_precision_prints_as_it_was_written() -> None:
+    values = distinct(np.array([0.1, 0.3, 12.7], dtype=np.float32))
+    assert printed_decimals(values, single=True) == 1
+    assert find_grid(values, single=True).decimals == 1
+
+
+def test_two_hundred_random_numbers_share_no_step() -> None:
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        assert not find_grid(distinct(rng.normal(size=200))).common
+        assert not find_grid(distinct(rng.normal(size=200).astype(np.float32)), single=True).common
