@@ -107,7 +107,8 @@ def test_everything_the_table_promises_is_on_the_page(page: str) -> None:
     for fact in (
         "probability of 0; density per euro elsewhere", "probability of the cell of width 1 day", "nothing: always 7",
         "Test rows also in training 40", "torch 2.13.0", "draws 16", "max_epochs 60", "random, seed 0",
-        "an upper bound: the true value may be lower", "forest_flow was stopped after 600 s", "Oracle: the true density",
+        "an upper bound: the true value may be lower", "forest_flow was stopped after 600 s",
+        "Oracle: the true density",
         "Fingerprint of the table 6c1f0a9be2d84411", "Holm over all pairs",
         *example.conclusions(), *example.warnings(),
     ):  # fmt: skip

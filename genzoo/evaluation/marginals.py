@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import narwhals as nw
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from genzoo.tables.schema import Column, Schema
@@ -27,17 +27,23 @@ Values = NDArray[Any]
 def column_values(frame: Any, column: Column, missing_tokens: Sequence[str] = ()) -> Values:
     """Cells of one column: ``(n,)`` float64 with NaN for a hole, or ``(n,)`` objects (text) with ``None`` for a hole.
 
-    Dates become days and times become seconds since 1970-01-01.
+    Dates become days and times become seconds since 1970-01-01; cells are read as ``encode_frame`` reads them.
     """
-    series = nw.from_native(frame, eager_only=True)[column.name]
-    tokens = set(missing_tokens)
-    if not column.is_numeric:
-        out = np.empty(len(series), dtype=object)
-        out[:] = [_text(cell, column, tokens) for cell in series.to_list()]
-        return out
-    if series.dtype.is_numeric():
-        return np.asarray(series.to_numpy(), dtype=np.float64)
-    return np.array([_number(cell, column, tokens) for cell in series.to_list()], dtype=np.float64)
+    from genzoo.tables.cells import as_array, texts
+    from genzoo.tables.encode import number_cells
+    from genzoo.tables.frames import to_arrow
+
+    table = frame if isinstance(frame, pa.Table) else to_arrow(frame)
+    cells = as_array(table[column.name])
+    if column.is_numeric:
+        return number_cells(cells, column, missing_tokens)
+    words = [None] * len(cells) if pa.types.is_null(cells.type) else texts(cells, missing_tokens).to_pylist()
+    out = np.empty(len(words), dtype=object)
+    out[:] = words
+    if column.storage == "bool":
+        named = {"true": "True", "1": "True", "false": "False", "0": "False"}
+        out[:] = [None if word is None else named.get(word.lower(), word) for word in words]
+    return out
 
 
 def missing_share(frame: Any, column: Column, missing_tokens: Sequence[str] = ()) -> float:
@@ -46,24 +52,6 @@ def missing_share(frame: Any, column: Column, missing_tokens: Sequence[str] = ()
     if not len(values):
         return 0.0
     return float(np.mean(np.isnan(values) if column.is_numeric else [cell is None for cell in values]))
-
-
-def _text(cell: Any, column: Column, tokens: set[str]) -> str | None:
-    if cell is None or cell != cell or str(cell) in tokens:  # NaN is unequal to itself
-        return None
-    if isinstance(cell, float) and cell.is_integer() and column.storage in ("int", "bool"):
-        cell = int(cell)  # a column of whole numbers with a hole is read as float
-    return str(cell)
-
-
-def _number(cell: Any, column: Column, tokens: set[str]) -> float:
-    if cell is None or cell != cell or str(cell) in tokens:  # NaN is unequal to itself
-        return np.nan
-    if column.storage in ("date", "datetime"):
-        unit = "D" if column.storage == "date" else "us"
-        moment = np.array(str(cell), dtype=f"datetime64[{unit}]")
-        return float(moment.astype(np.int64)) / (1 if unit == "D" else 1e6)
-    return float(cell)
 
 
 @dataclass(frozen=True)
@@ -257,7 +245,8 @@ class TableBins:
             max_columns: Columns among which pairs are looked for.
         """
         frame = thinned(frame, max_rows)
-        columns = [c for c in schema.columns if c.is_modelled and c.shape == () and c.name in frame.columns]
+        present = set(frame.column_names)
+        columns = [c for c in schema.columns if c.is_modelled and c.shape == () and c.name in present]
         values = {c.name: column_values(frame, c, schema.missing_tokens) for c in columns}
         bins = {c.name: Bins.of(c, values[c.name]) for c in columns}
         coarse = {c.name: Bins.of(c, values[c.name], num_intervals=8) for c in columns[:max_columns]}
@@ -275,7 +264,7 @@ class TableBins:
         return {
             name: column_values(frame, self.schema[name], self.schema.missing_tokens)
             for name in self.bins
-            if name in frame.columns
+            if name in frame.column_names
         }
 
     def marginals(self, samples: Mapping[str, Values]) -> dict[str, Counted]:
@@ -285,9 +274,11 @@ class TableBins:
         }
 
 
-def thinned(frame: Any, max_rows: int) -> Any:
-    """At most ``max_rows`` rows of a frame, evenly spaced, as a narwhals frame."""
-    table = nw.from_native(frame, eager_only=True)
+def thinned(frame: Any, max_rows: int) -> pa.Table:
+    """At most ``max_rows`` rows of a frame, evenly spaced."""
+    from genzoo.tables.frames import to_arrow
+
+    table = to_arrow(frame)
     if len(table) <= max_rows:
         return table
-    return table[np.linspace(0, len(table) - 1, max_rows).astype(np.int64).tolist()]
+    return table.take(np.linspace(0, len(table) - 1, max_rows).astype(np.int64))

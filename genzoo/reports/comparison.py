@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import narwhals as nw
-
 from genzoo.errors import ComparisonError, DataError
 from genzoo.likelihood.compare import Paired, compare_all, paired, require_comparable
 from genzoo.likelihood.log_likelihood import LogLikelihood
@@ -351,9 +349,10 @@ def _cells_of_one_measure(schema: Schema, frame: Any) -> float | None:
     cells = float(sum(c.width for c in scored))
     if frame is not None:
         from genzoo.evaluation.marginals import missing_share
+        from genzoo.tables.frames import to_arrow
 
-        table = nw.from_native(frame, eager_only=True)
-        holes = [c for c in scored if c.shape == () and c.missing == "hole" and c.name in table.columns]
+        table = to_arrow(frame)
+        holes = [c for c in scored if c.shape == () and c.missing == "hole" and c.name in table.column_names]
         cells -= sum(missing_share(table, c, schema.missing_tokens) for c in holes)
     return cells or None
 

@@ -32,6 +32,7 @@ def save_result(result: ModelResult, folder: str | Path) -> Path:
         result.discretised.likelihood.save(folder / DISCRETISED, overwrite=True)
         head["discretised"] = {
             "spike_index": result.discretised.spike_index,
+            "spike_index_se": result.discretised.spike_index_se,
             "resolutions": {k: float(v) for k, v in result.discretised.resolutions.items()},
         }
     if result.samples is not None:
@@ -60,7 +61,10 @@ def load_result(folder: str | Path) -> ModelResult:
     if stored is not None:
         cells = LogLikelihood.load(folder / DISCRETISED)
         discretised = DiscretisedResult(
-            spike_index=stored["spike_index"], likelihood=cells, resolutions=stored["resolutions"]
+            likelihood=cells,
+            spike_index=stored["spike_index"],
+            resolutions=stored["resolutions"],
+            spike_index_se=stored["spike_index_se"],
         )
     return ModelResult(
         name=head["name"],
