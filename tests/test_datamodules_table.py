@@ -292,3 +292,15 @@ def test_fit_sample_is_a_seeded_part_of_the_training_rows() -> None:
     assert set(part.rows.tolist()) < set(whole.rows.tolist())
     assert part.rows.tolist() == table.fit_sample(max_rows=50, seed=1).rows.tolist()
     assert part.rows.tolist() != table.fit_sample(max_rows=50, seed=2).rows.tolist()
+
+
+def test_record_makes_the_same_table_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    people(60).to_csv(tmp_path / "people.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    table = Table("people.csv", ignore=["day"], seed=3)
+    record = table.record
+    expected = table.data("test").rows
+    monkeypatch.chdir("/")
+    assert record["class_path"] == "genzoo.datamodules.table.Table"
+    np.testing.assert_array_equal(Table(**record["init_args"]).data("test").rows, expected)
+    assert Table(frame=people()).record == {}

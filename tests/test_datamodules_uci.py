@@ -165,6 +165,8 @@ def test_absent_files_say_where_to_get_them(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(DataError, match=r"10\.5281/zenodo.1161203.*9b9c9b0375315ad270eba4ce80c093ab"):
             UCIBenchmark("power", str(path)).setup()
+    with pytest.raises(DataError, match="'path' says where the files of gas are; download"):
+        UCIBenchmark("gas").setup()
     with pytest.raises(ValueError, match="unknown benchmark 'powder'"):
         UCIBenchmark("powder", str(tmp_path))  # type: ignore[arg-type]
 

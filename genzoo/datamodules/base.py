@@ -55,8 +55,6 @@ class TableDataModule(LightningDataModule, ABC):
         self, batch_size: int | None = None, eval_batch_size: int = 4096, seed: int = 0, drop_last: bool = False
     ) -> None:
         super().__init__()
-        # with fewer evaluation rows than devices, a device has none
-        self.allow_zero_length_dataloader_with_multiple_devices = True
         for option, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             if value is not None and value < 1:
                 raise ValueError(f"{option} must be at least 1, got {value}")
@@ -135,8 +133,8 @@ class TableDataModule(LightningDataModule, ABC):
         arguments = {k: v for k, v in self.hparams.items() if not k.startswith("_")}
         for name, value in arguments.items():
             # the run is opened from any folder
-            if isinstance(value, str) and name.endswith(("path", "folder", "schema")) and Path(value).exists():
-                arguments[name] = str(Path(value).resolve())
+            if isinstance(value, str) and name.endswith(("path", "schema")) and Path(value).expanduser().exists():
+                arguments[name] = str(Path(value).expanduser().resolve())
         return {"class_path": f"{type(self).__module__}.{type(self).__qualname__}", "init_args": arguments}
 
     def fit_sample(self, max_rows: int = 200_000, seed: int = 0) -> TableBatch:

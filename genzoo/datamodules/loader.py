@@ -124,7 +124,7 @@ class EpochOrder:
         world_size: Number of devices.
 
     Raises:
-        DataError: fewer training rows than devices.
+        DataError: fewer rows than devices.
     """
 
     def __init__(
@@ -142,8 +142,9 @@ class EpochOrder:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be between 0 and world_size - 1 = {world_size - 1}, got {rank}")
-        if shuffle and 0 < num_rows < world_size:
-            raise DataError(f"{num_rows} training rows cannot be shared by {world_size} devices; use fewer devices")
+        if 0 < num_rows < world_size:
+            # a device without a batch would leave the others waiting for it at the end of the epoch
+            raise DataError(f"{num_rows} rows cannot be shared by {world_size} devices; use fewer devices")
         self.num_rows, self.batch_size, self.shuffle, self.seed = num_rows, batch_size, shuffle, seed
         self.drop_last, self.rank, self.world_size = drop_last, rank, world_size
         self.epoch = 0

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from genzoo.datamodules.base import SPLITS, Split, TableDataModule
 from genzoo.datamodules.maf import rules
-from genzoo.datamodules.maf.archive import GAS_CONVERSION, Archive, read_array, read_columns, read_splits
+from genzoo.datamodules.maf.archive import GAS_CONVERSION, Archive, how_to_get, read_array, read_columns, read_splits
 from genzoo.errors import DataError
 from genzoo.tables.schema import Column, Schema
 
@@ -45,6 +45,7 @@ class UCIBenchmark(TableDataModule):
         name: Data set. ``power_37k``, ``miniboone_1523`` and ``bsds300_patches_150k`` are samples, and results on them
             are not comparable with published ones.
         path: The public archive ``data.tar.gz``, the folder it unpacks to, the data set's own folder, or its file.
+            Without it, the error says where to get the archive.
         check_rows: Refuse data whose numbers of rows and columns are not the benchmark's. Without the check, the name
             in reports says how many rows there were.
         batch_size: Training rows a step and device; ``None`` chooses from the number of rows.
@@ -63,7 +64,7 @@ class UCIBenchmark(TableDataModule):
     def __init__(
         self,
         name: BenchmarkName,
-        path: str,
+        path: str | None = None,
         check_rows: bool = True,
         batch_size: int | None = None,
         eval_batch_size: int = 4096,
@@ -73,9 +74,10 @@ class UCIBenchmark(TableDataModule):
         key = name.lower()
         if key not in get_args(BenchmarkName):
             raise ValueError(f"unknown benchmark '{name}'; use one of {', '.join(get_args(BenchmarkName))}")
+        path = None if path is None else str(path)
         super().__init__(batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed, drop_last=drop_last)
         self.save_hyperparameters(logger=False)
-        self.benchmark, self.path, self.check_rows = key, str(path), check_rows
+        self.benchmark, self.path, self.check_rows = key, path, check_rows
         self.name = key
         self.ordered = key == "gas"
         self._prepared: rules.Prepared | None = None
@@ -96,6 +98,8 @@ class UCIBenchmark(TableDataModule):
 
     def _prepare(self) -> rules.Prepared:
         if self._prepared is None:
+            if self.path is None:
+                raise DataError(f"'path' says where the files of {self.benchmark} are; {how_to_get()}")
             prepared = self._read(Archive(self.path))
             expected = SHAPES[self.benchmark]
             if prepared.shapes != expected:
