@@ -114,7 +114,7 @@ def oracle_result(values: np.ndarray, like: LogLikelihood) -> ModelResult:
     import dataclasses
 
     likelihood = dataclasses.replace(
-        like, values=values, kind="exact", bias=None, se=None, discrete=None, continuous=None, by_column=None,
+        like, values=values, kind="exact", bias="none", se=None, discrete=None, continuous=None, by_column=None,
         model="oracle", method="known density", settings={}, uses_mask=False, meta={},
     )  # fmt: skip
     return ModelResult(name="oracle", likelihood=likelihood, is_oracle=True)
