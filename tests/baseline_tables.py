@@ -1,4 +1,4 @@
-"""Small tables for the tests of closed-form models: schema and raw rows made by hand, models fitted without a Trainer."""
+"""Small tables for the tests of closed-form models: made by hand, and fitted without a Trainer."""
 
 from __future__ import annotations
 

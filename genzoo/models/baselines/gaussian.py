@@ -34,7 +34,7 @@ class Gaussian(DensityModel):
 
     Args:
         schema: The table's schema as a plain dictionary.
-        prior_rows: How many rows of uncorrelated columns the covariance is shrunk by; ``None`` lets five-fold
+        prior_rows: How many rows of uncorrelated columns the covariance is shrunk by; ``None`` lets
             cross-validation choose, 0 is plain maximum likelihood.
         scaler: Scale of numbers, see :class:`genzoo.codecs.scalers.ColumnScaler`; ``auto`` bends skewed columns too,
             with their Jacobian.

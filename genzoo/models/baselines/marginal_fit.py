@@ -251,10 +251,10 @@ def _stack(
         which = torch.nonzero(held)[:, 0]
         parts.append(_log_candidates(values, which, smooth, pmfs, centre, spread))
         counts.append(held[which])
-    if not parts:  # one row: nothing to hold out
+    if not parts:  # one row: nothing to hold out, so the widest candidate alone
         num = 2 * NUM_SMOOTH + 1 + len(TIE_THRESHOLDS) + 1 if values.quantized else NUM_SMOOTH + 1
         weights = torch.zeros(num, dtype=torch.float64)
-        weights[len(RANGES) - 1] = weights[(2 if values.quantized else 1) * NUM_SMOOTH] = 0.5
+        weights[(2 if values.quantized else 1) * NUM_SMOOTH] = 1.0
         return weights
     heavy = (2 if values.quantized else 1) * NUM_SMOOTH
     return stacking_weights(torch.cat(parts, dim=1), torch.cat(counts), heavy)

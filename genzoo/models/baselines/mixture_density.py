@@ -99,10 +99,7 @@ def log_probs(mixture: Mixture, layout: Layout, cells: Cells, uniform: Tensor) -
 
 def component_log_probs(mixture: Mixture, layout: Layout, cells: Cells, uniform: Tensor) -> Tensor:
     """``log pi_k p_k(row)`` for every component and draw: ``(batch, K, draws)``."""
-    weight = (
-        mixture.log_weight[:, None]
-        + layout.categories.cell_log_probs(mixture.category, cells.category).sum(2)[:, :, None]
-    )
+    weight = mixture.log_weight[:, None] + layout.categories.row_log_probs(mixture.category, cells.category)[:, :, None]
     parts, indices = [], []
     for present, rows in patterns(cells.present):
         step = max(1, MAX_ELEMENTS // (mixture.num_components * uniform.shape[1]))
@@ -186,7 +183,7 @@ def draw_given(
     noise = torch.randn(batch, d, generator=generator, dtype=torch.float64).to(device)
     pick = torch.rand(batch, 1, generator=generator, dtype=torch.float64).to(device)
     uniform = uniform.to(device)
-    prior = mixture.log_weight + layout.categories.cell_log_probs(mixture.category, cells.category).sum(2)
+    prior = mixture.log_weight + layout.categories.row_log_probs(mixture.category, cells.category)
     number = torch.where(cells.present, cells.number, 0.0)
     component = torch.zeros(batch, dtype=torch.int64, device=device)
     step = max(1, MAX_ELEMENTS // (mixture.num_components * draws * max(1, d)))
@@ -214,7 +211,7 @@ def draw_given(
 
 
 def conditional(mixture: Mixture, dims: list[int], absent: list[int]) -> tuple[Tensor, Tensor]:
-    """Regression of absent on present numbers ``(K, absent, dims)``, and the covariance left ``(K, absent, absent)``."""
+    """Slopes of absent on present numbers ``(K, absent, dims)``, and the covariance left ``(K, absent, absent)``."""
     cov = mixture.covariance
     across = cov[:, absent][:, :, dims]
     if not dims:

@@ -20,9 +20,12 @@ import torch
 from torch import Tensor
 
 from genzoo.codecs.base import Cells
-from genzoo.models.baselines.mixture_density import Layout, Mixture, conditional, patterns
+from genzoo.models.baselines.mixture_density import MAX_ELEMENTS, Layout, Mixture, conditional, patterns
 from genzoo.models.baselines.multinomials import laplace_log_probs
 from genzoo.models.baselines.normal_cells import LOG_SQRT_TWO_PI
+
+Groups = list[tuple[list[bool], Tensor]]
+"""Rows by their pattern of holes, see :func:`~genzoo.models.baselines.mixture_density.patterns`."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,12 @@ class Moments:
     category: Tensor
 
 
-def responsibilities(mixture: Mixture, layout: Layout, cells: Cells, prior: Prior) -> tuple[Tensor, Tensor]:
+def responsibilities(
+    mixture: Mixture, layout: Layout, cells: Cells, prior: Prior, groups: Groups | None = None
+) -> tuple[Tensor, Tensor]:
     """Log-responsibilities ``(batch, K)`` and each row's log-likelihood ``(batch,)`` under the dequantised bound."""
-    joint = mixture.log_weight + layout.categories.cell_log_probs(mixture.category, cells.category).sum(2)
-    for present, rows in patterns(cells.present):
+    joint = mixture.log_weight + layout.categories.row_log_probs(mixture.category, cells.category)
+    for present, rows in groups or patterns(cells.present):
         dims = [j for j, here in enumerate(present) if here]
         if not dims:
             continue
@@ -76,34 +81,32 @@ def responsibilities(mixture: Mixture, layout: Layout, cells: Cells, prior: Prio
     return joint - total[:, None], total
 
 
-def moments(mixture: Mixture, layout: Layout, cells: Cells, weight: Tensor, prior: Prior) -> Moments:
+def moments(
+    mixture: Mixture, layout: Layout, cells: Cells, weight: Tensor, prior: Prior, groups: Groups | None = None
+) -> Moments:
     """Expected statistics for weights ``(batch, K)`` (responsibilities); holes by their conditional moments."""
     num, d = mixture.mean.shape
     first, second = mixture.mean.new_zeros(num, d), mixture.mean.new_zeros(num, d, d)
-    for present, rows in patterns(cells.present):
+    for present, rows in groups or patterns(cells.present):
         dims = [j for j, here in enumerate(present) if here]
         absent = [j for j, here in enumerate(present) if not here]
-        w = weight[rows]
-        mass = w.sum(0)
         slope, left = conditional(mixture, dims, absent)
-        spread = torch.diag_embed(prior.cell_variance[dims])
-        for k in range(num):
-            x = cells.number.new_zeros(len(rows), d)
-            x[:, dims] = cells.number[rows][:, dims] - mixture.mean[k, dims]
-            if absent:
-                x[:, absent] = x[:, dims] @ slope[k].T
-            weighted = x * w[:, k, None]
-            first[k] += weighted.sum(0)
-            second[k] += weighted.T @ x
-            # Variance not seen in x: within cells, carried to the holes by regression, and what is left of the holes.
-            lift = torch.zeros(d, len(dims), dtype=x.dtype)
-            lift[dims] = torch.eye(len(dims), dtype=x.dtype)
-            if absent:
-                lift[absent] = slope[k]
-            extra = lift @ spread @ lift.T
-            if absent:
-                extra[torch.tensor(absent)[:, None], torch.tensor(absent)] += left[k]
-            second[k] += mass[k] * extra
+        # Variance not seen in the filled rows: within cells, carried to the holes by regression, and what holes keep.
+        lift = mixture.mean.new_zeros(num, d, len(dims))
+        lift[:, dims] = torch.eye(len(dims), dtype=lift.dtype)
+        if absent:
+            lift[:, absent] = slope
+        extra = lift * prior.cell_variance[dims] @ lift.transpose(1, 2)
+        if absent:
+            extra[:, torch.tensor(absent)[:, None], torch.tensor(absent)] += left
+        second += weight[rows].sum(0)[:, None, None] * extra
+        for chunk in rows.split(max(1, MAX_ELEMENTS // (num * max(1, d)))):
+            w = weight[chunk].T[:, :, None]
+            residual = cells.number[chunk][:, dims] - mixture.mean[:, None, dims]  # (K, b, dims)
+            x = residual @ lift.transpose(1, 2)  # holes filled by their conditional mean
+            weighted = x * w
+            first += weighted.sum(1)
+            second += weighted.transpose(1, 2) @ x
     return Moments(weight.sum(0), first, second, layout.categories.counts(cells.category, weight))
 
 
@@ -151,12 +154,13 @@ def run_em(
 ) -> tuple[Mixture, list[float]]:
     """EM until the objective per row rises by less than ``tolerance``; also returns the objective at every step."""
     history: list[float] = []
+    groups = list(patterns(cells.present))
     for _ in range(num_steps):
-        log_r, total = responsibilities(mixture, layout, cells, prior)
+        log_r, total = responsibilities(mixture, layout, cells, prior, groups)
         history.append(float(total.sum() + penalty(mixture, prior)) / max(1, len(cells)))
         if len(history) > 1 and history[-1] - history[-2] < tolerance:
             break
-        mixture = maximise(mixture, layout, moments(mixture, layout, cells, log_r.exp(), prior), prior)
+        mixture = maximise(mixture, layout, moments(mixture, layout, cells, log_r.exp(), prior, groups), prior)
     return mixture, history
 
 

@@ -23,9 +23,11 @@ from genzoo.models.baselines.mixture_em import (
 from genzoo.models.baselines.multinomials import CategoryLayout
 
 PRIOR_ROWS_PER_COLUMN = (0.0, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+MANY_ROWS_PER_COLUMN = 200
 MAX_CHOICE_ROWS = 5_000
 MAX_SCORE_ROWS = 2_000
 MAX_SEARCH_ROWS = 40_000
+MAX_START_ROWS = 8_000
 SCORE_DRAWS = 8
 LEAST_VARIANCE = 1e-6
 """Floor of one Gaussian's variances, as a share of each column's own."""
@@ -45,9 +47,7 @@ def layout_of(
 
 def held_out_score(mixture: Mixture, layout: Layout, cells: Cells, seed: int) -> float:
     """Mean log-likelihood of at most 2000 rows, nats, with the same simulation draws for every candidate."""
-    if len(cells) > MAX_SCORE_ROWS:
-        generator = torch.Generator().manual_seed(seed_of(seed, "score rows"))
-        cells = select(cells, torch.randperm(len(cells), generator=generator)[:MAX_SCORE_ROWS])
+    cells = subsample(cells, MAX_SCORE_ROWS, seed)
     generator = torch.Generator().manual_seed(seed_of(seed, "score"))
     draws = SCORE_DRAWS if sum(layout.quantized) > 1 else 1
     uniform = torch.rand(len(cells), draws, len(layout.quantized), generator=generator, dtype=torch.float64)
@@ -65,7 +65,7 @@ def fit_gaussian(
     Args:
         cells: Training rows.
         layout: Roles of the slots.
-        prior_rows: r; ``None`` chooses it by five-fold cross-validation among multiples of the number of columns.
+        prior_rows: r; ``None`` chooses it by cross-validation among multiples of the number of columns.
         category_rows: Not used by one component, whose multinomials are smoothed by themselves.
         seed: Seed of the folds.
     """
@@ -74,7 +74,8 @@ def fit_gaussian(
     if d == 0 or len(cells) == 0:
         return start
     if prior_rows is None:
-        prior_rows = _choose_prior_rows(cells, layout, seed) if d > 1 else 0.0
+        # With this many rows a column, shrinkage has nothing left to gain.
+        prior_rows = _choose_prior_rows(cells, layout, seed) if d > 1 and len(cells) < MANY_ROWS_PER_COLUMN * d else 0.0
     fitted, _ = run_em(start, layout, cells, replace(prior, rows=prior_rows), num_steps=200, tolerance=1e-7)
     return replace(fitted, category=start.category)
 
@@ -91,7 +92,7 @@ def _choose_prior_rows(cells: Cells, layout: Layout, seed: int) -> float:
     generator = torch.Generator().manual_seed(seed_of(seed, "folds"))
     order = torch.randperm(len(cells), generator=generator)[:MAX_CHOICE_ROWS]
     d = cells.number.shape[1]
-    folds = min(5, len(order))
+    folds = min(5 if len(order) < 500 else 3, len(order))
     candidates = [share * d for share in PRIOR_ROWS_PER_COLUMN]
     if folds < 2:
         return candidates[-1]
@@ -103,8 +104,8 @@ def _choose_prior_rows(cells: Cells, layout: Layout, seed: int) -> float:
         rest, test = select(cells, order[~held]), select(cells, order[held])
         start, prior = _gaussian_start(rest, layout)
         for i, rows in enumerate(candidates):
-            fitted, _ = run_em(start, layout, rest, replace(prior, rows=rows), num_steps=15, tolerance=1e-5)
-            total[i] += held_out_score(fitted, dense, test, seed) * len(test)
+            start, _ = run_em(start, layout, rest, replace(prior, rows=rows), num_steps=10, tolerance=1e-4)
+            total[i] += held_out_score(start, dense, test, seed) * len(test)
     return candidates[max(range(len(candidates)), key=total.__getitem__)]
 
 
@@ -139,13 +140,22 @@ def fit_components(
         return gaussian
     prior = mixture_prior(gaussian, layout, cells, num_components, floor)
     best, best_value = gaussian, -float("inf")
+    few = subsample(cells, MAX_START_ROWS, seed)
     for start in range(num_starts):
         generator = torch.Generator().manual_seed(seed_of(seed, "start", num_components, start))
-        mixture = initial_components(gaussian, layout, cells, num_components, prior, generator)
-        mixture, history = run_em(mixture, layout, cells, prior, num_steps=15, tolerance=1e-4)
+        mixture = initial_components(gaussian, layout, few, num_components, prior, generator)
+        mixture, history = run_em(mixture, layout, few, prior, num_steps=15, tolerance=1e-4)
         if history[-1] > best_value:
             best, best_value = mixture, history[-1]
-    return run_em(best, layout, cells, prior, num_steps=100, tolerance=1e-5)[0]
+    return run_em(best, layout, cells, prior, num_steps=60, tolerance=1e-4)[0]
+
+
+def subsample(cells: Cells, most: int, seed: int) -> Cells:
+    """At most ``most`` rows, chosen by the seed."""
+    if len(cells) <= most:
+        return cells
+    generator = torch.Generator().manual_seed(seed_of(seed, "subsample", most))
+    return select(cells, torch.randperm(len(cells), generator=generator)[:most])
 
 
 def fit_mixture(
@@ -163,10 +173,7 @@ def fit_mixture(
     Components double from one until the held-out likelihood has fallen twice in a row, or a component would have fewer
     than ten rows. Also returns the prior it was fitted under.
     """
-    search = train
-    if len(train) > MAX_SEARCH_ROWS:
-        generator = torch.Generator().manual_seed(seed_of(seed, "search"))
-        search = select(train, torch.randperm(len(train), generator=generator)[:MAX_SEARCH_ROWS])
+    search = subsample(train, MAX_SEARCH_ROWS, seed)
     gaussian = fit_gaussian(search, layout, seed=seed)
     if num_components is not None:
         best = fit_components(gaussian, layout, search, num_components, floor, num_starts, seed)
@@ -180,6 +187,6 @@ def fit_mixture(
                 best, best_score = mixture, score
             count *= 2
     prior = mixture_prior(gaussian, layout, train, best.num_components, floor)
-    if len(search) < len(train):
-        best = run_em(best, layout, train, prior, num_steps=20, tolerance=1e-5)[0]
+    if best.num_components > 1:
+        best = run_em(best, layout, train, prior, num_steps=60, tolerance=1e-5)[0]
     return best, prior

@@ -13,6 +13,7 @@ from genzoo.models.baselines.mixture_fit import held_out_score
 
 BATCH = 512
 DRAWS = 4
+STEPS = 50
 
 
 def _free(mixture: Mixture) -> list[Tensor]:
@@ -37,9 +38,9 @@ def refine(
     train: Cells,
     held: Cells,
     prior: Prior,
-    num_epochs: int = 20,
-    patience: int = 3,
-    lr: float = 5e-3,
+    num_epochs: int = 10,
+    patience: int = 2,
+    lr: float = 2e-3,
     seed: int = 0,
 ) -> Mixture:
     """Adam on minibatches of ``train``; the state that scores ``held`` best is returned, EM's own included.
@@ -50,7 +51,7 @@ def refine(
         train: Training rows.
         held: Rows that decide when to stop.
         prior: The prior of EM; its penalty stays part of the objective.
-        num_epochs: Most passes over the rows (at most 100 batches each).
+        num_epochs: Most passes over the rows (at most 50 batches each).
         patience: Passes without progress before stopping.
         lr: Step size of Adam, in standardised units.
         seed: Seed of batches and simulation draws.
@@ -63,7 +64,7 @@ def refine(
     generator = torch.Generator().manual_seed(seed_of(seed, "refine"))
     draws = DRAWS if sum(layout.quantized) > 1 else 1
     for _ in range(num_epochs):
-        for index in torch.randperm(len(train), generator=generator).split(BATCH)[:100]:
+        for index in torch.randperm(len(train), generator=generator).split(BATCH)[:STEPS]:
             with torch.enable_grad():
                 batch = select(train, index)
                 uniform = torch.rand(len(index), draws, len(layout.quantized), generator=generator, dtype=torch.float64)

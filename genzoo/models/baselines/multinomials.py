@@ -59,6 +59,17 @@ class CategoryLayout:
         cells = log_probs[:, category.clamp_min(0) + starts]  # (K, batch, slots)
         return torch.where(category >= 0, cells, 0.0).transpose(0, 1)
 
+    def row_log_probs(self, log_probs: Tensor, category: Tensor) -> Tensor:
+        """Sum over slots of :meth:`cell_log_probs`, ``(batch, num_components)``, without the tensor of all cells."""
+        table = log_probs.T.contiguous()
+        # One more row of zeros takes the holes.
+        table = torch.cat([table, table.new_zeros(1, table.shape[1])])
+        out = table.new_zeros(len(category), table.shape[1])
+        for j, start in enumerate(self.starts):
+            code = category[:, j]
+            out = out + table[torch.where(code >= 0, code + start, self.total)]
+        return out
+
     def draw(self, log_probs: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One category per slot and row.
 

@@ -58,7 +58,8 @@ def truncated_normal(lower: Tensor, upper: Tensor, uniform: Tensor) -> Tensor:
     flip = lower + upper > 0
     a, b = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
     level = torch.where(flip, 1 - uniform, uniform)
-    mass_a, mass_b = torch.special.ndtr(a), torch.special.ndtr(b)
+    # erfc keeps the small masses that `torch.special.ndtr` (1 + erf) rounds to zero.
+    mass_a, mass_b = (0.5 * torch.special.erfc(-edge * math.sqrt(0.5)) for edge in (a, b))
     near = torch.special.ndtri(torch.lerp(mass_a, mass_b, level).clamp(1e-300, 1 - 2.0**-53))
     # x^2 of a far tail is nearly exponential: P(x < t | x < b) = exp((b^2 - t^2) / 2) but for a factor b / t.
     depth = torch.exp(0.5 * (b.square() - a.square()).clamp(max=0.0))
