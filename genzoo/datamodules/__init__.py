@@ -7,6 +7,8 @@ from typing import Any
 _LAZY = {
     "TableDataModule": "genzoo.datamodules.base",
     "BatchLoader": "genzoo.datamodules.loader",
+    "RowGroupLoader": "genzoo.datamodules.streamed",
+    "StreamedTable": "genzoo.datamodules.streamed",
     "Table": "genzoo.datamodules.table",
     "Toy": "genzoo.datamodules.toy",
     "UCIBenchmark": "genzoo.datamodules.uci",

@@ -114,11 +114,12 @@ class _Encoded(Protocol):
 
 def rows_in(some: _Encoded, others: _Encoded) -> NDArray[np.bool_]:
     """``(rows of some,)``: the row has an identical row among ``others``, holes included."""
-    known = set(_as_bytes(others))
-    return np.fromiter((row in known for row in _as_bytes(some)), dtype=bool, count=len(some.codes))
+    known = set(row_keys(others))
+    return np.fromiter((row in known for row in row_keys(some)), dtype=bool, count=len(some.codes))
 
 
-def _as_bytes(data: _Encoded) -> list[bytes]:
+def row_keys(data: _Encoded) -> list[bytes]:
+    """One key a row; equal rows, holes included, have equal keys."""
     # + 0.0 turns -0.0 into 0.0; one NaN pattern for all holes
     numeric = np.where(np.isnan(data.numeric), np.nan, data.numeric + 0.0).view(np.int64)
     cells = np.ascontiguousarray(np.concatenate([numeric, data.codes.astype(np.int64)], axis=1))
