@@ -165,7 +165,7 @@ def test_a_row_without_likelihood_under_one_model_makes_the_mean_infinite_and_is
     holes = values.copy()
     holes[[3, 7]] = -INF
     found = paired(make(values, model="A"), make(holes, model="B"))
-    assert (found.mean, found.low, found.high) == (INF, INF, INF)
+    assert (found.mean, found.low, found.high, found.p_value) == (INF, INF, INF, 0.0)
     assert (found.num_first_neg_inf, found.num_second_neg_inf, found.num_finite, found.num_rows) == (0, 2, 98, 100)
     assert found.mean_finite == 0
     assert found.share_better == pytest.approx(0.51)

@@ -287,11 +287,12 @@ def test_cell_that_no_draw_supports_makes_the_index_infinite():
 
 
 def test_cells_of_a_block_share_their_resolution():
-    column = real("image", shape=(2, 2))
     x = np.random.default_rng(0).normal(size=(50, 4))
-    data = table(column, values=x)
-    assert list(resolutions(data.schema, data)) == ["image"]
-    found = discretised(Analytic(*[normal()] * 4), data, resolutions={"image": 1e-4})
+    image, after = real("image", shape=(2, 2)), real("after")
+    data = table(image, after, values=np.c_[x, np.arange(50) * 7.0])
+    assert resolutions(data.schema, data)["after"] == 7.0
+    flat = np.zeros_like
+    found = discretised(Analytic(*[normal()] * 4, flat), data, resolutions={"image": 1e-4, "after": 1.0})
     np.testing.assert_allclose(
         found.likelihood.values, stats.norm.logpdf(x).sum(axis=1) + 4 * math.log(1e-4), atol=1e-2
     )

@@ -176,8 +176,7 @@ def discretised(
         top = np.where(np.isfinite(log_p.max(axis=1, keepdims=True)), log_p.max(axis=1, keepdims=True), 0.0)
         weight = np.exp(log_p - top)
         se_model = (weight * errors).sum(axis=1) / np.maximum(weight.sum(axis=1), 0.5)
-        own = centre.se if centre.se is not None else np.zeros(len(value))
-        se = np.where(moved, np.hypot(se_box.numpy(), se_model), own)
+        se = np.hypot(se_box.numpy(), se_model)
     kind, bias = add_kinds((centre.kind, centre.bias), ("lower_bound", "below"))
     likelihood = replace(
         centre,
