@@ -13,7 +13,7 @@ import numpy as np
 _SINGLE = 2.0**-24  # relative rounding error of single precision
 _DOUBLE = 2.0**-53
 _FINEST = 2.0**-40  # a cell below this share of the largest value has edges that float64 confuses
-_ACCIDENT = float(np.log(1e-6))  # chance below which agreement with a step is no accident
+_ACCIDENT = float(np.log(1e-9))  # chance below which agreement with a step is no accident
 
 
 @dataclass(frozen=True)
@@ -156,21 +156,25 @@ def _euclid(distance: np.ndarray, tolerance: np.ndarray) -> float | None:
         return None
     step = float(length[clear][0])
     while True:
-        if _log_chance(2 * tolerance[tolerance <= step / 8][2:], step) > _ACCIDENT:
+        if _log_chance(2 * tolerance[tolerance <= step / 8][3:], step) > _ACCIDENT:
             return None
         telling = slack <= step / 8
         step, rest = _refit(length[telling], slack[telling], step)
         if rest is None:
-            return _in_few_digits(length[telling], slack[telling], _greatest(length[telling], slack[telling], step))
+            return _settled(length, slack, step)
         step = rest
 
 
-def _greatest(length: np.ndarray, slack: np.ndarray, step: float) -> float:
-    """The largest multiple of a step that still explains all lengths: a noisy remainder can end in a fraction."""
-    for factor in (2, 3, 5, 7, 11, 13):
-        while np.all(np.abs(length - np.rint(length / (factor * step)) * factor * step) <= slack):
-            step *= factor
-    return step
+def _settled(length: np.ndarray, slack: np.ndarray, step: float) -> float | None:
+    """The largest multiple of a step (a noisy remainder can end in a fraction), in few digits, tried on every length
+    that can tell; ``None`` if one contradicts."""
+    telling = slack <= step / 8
+    step *= max(1, int(np.gcd.reduce(np.rint(length[telling] / step).astype(np.int64))))
+    telling = slack <= step / 8
+    length, slack = length[telling], slack[telling]
+    if np.any(np.abs(length - np.rint(length / step) * step) > slack):
+        return None
+    return _in_few_digits(length, slack, step)
 
 
 def _refit(length: np.ndarray, slack: np.ndarray, step: float) -> tuple[float, float | None]:
