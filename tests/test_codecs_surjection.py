@@ -122,6 +122,7 @@ def test_softplus_volume_is_the_jacobian_that_autograd_finds() -> None:
 
 def test_logistic_numbers_have_the_density_they_say() -> None:
     noise = torch.linspace(-7, 7, 101, dtype=torch.float64, requires_grad=True)
+    assert torch.isfinite(logistic(torch.linspace(-12, 12, 101))[0]).all(), "float32 too"
     value, log_density = logistic(noise)
     (slope,) = torch.autograd.grad(value.sum(), noise)
     expected = -noise.square() / 2 - 0.5 * math.log(2 * math.pi) - slope.log()
@@ -248,11 +249,12 @@ def test_the_bound_is_below_and_importance_weighting_tightens_it() -> None:
     with torch.no_grad():
         y, log_q = surjection(cells.repeat(4000), _normal(len(cells) * 4000, surjection.noise_width))
         log_weight = (density.log_prob(y) - log_q).reshape(len(cells), 4000)
-    iwbo = (log_weight.reshape(len(cells), 40, 100).logsumexp(2) - math.log(100)).mean(1)
+    blocks = log_weight.reshape(len(cells), 40, 100).logsumexp(2) - math.log(100)
+    iwbo, error = blocks.mean(1), blocks.std(1) / 40**0.5
     elbo = log_weight.mean(1)
     for row in range(len(cells)):
         exact = math.log(float((truth == cells.category[row]).all(1).double().mean()))
-        assert elbo[row] < iwbo[row] < exact + 0.02
+        assert elbo[row] + 0.1 < iwbo[row] < exact + 4 * error[row] + 0.01
         assert iwbo[row] > exact - 0.1
 
 
@@ -327,7 +329,7 @@ def test_what_is_observed_comes_back_from_the_dense_view(dequantise: str, thresh
     assert all(torch.isfinite(p.grad).all() for p in surjection.parameters() if p.grad is not None)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(tables())
 def test_the_dense_view_of_any_table_is_finite_in_float32_and_decodes_to_its_cells(
     table: tuple[Schema, TableBatch],

@@ -89,38 +89,33 @@ class Surjection(nn.Module):
         self.dequantise = dequantise
         self.threshold = threshold
         self.num_categories = tuple(slot.num_categories for slot in codec.categories)
-        bits: list[tuple[int, int, int]] = []  # coordinate, category slot, place of the bit
-        direct: dict[int, list[tuple[int, list[int]]]] = {}  # K -> (category slot, its coordinates)
-        number_at = [0] * len(codec.numbers)
-        slot_at: list[tuple[int, ...]] = [()] * len(codec.categories)
-        total = 0
-        for kind, index in codec.order:
-            width = 1 if kind == "number" else self._width(self.num_categories[index], max_direct)
-            coordinates = list(range(total, total + width))
-            total += width
-            if kind == "number":
-                number_at[index] = coordinates[0]
-                continue
-            slot_at[index] = tuple(coordinates)
-            if width == self.num_categories[index] and width > 2:
-                direct.setdefault(width, []).append((index, coordinates))
-            else:
-                bits += [(coordinate, index, width - 1 - place) for place, coordinate in enumerate(coordinates)]
+        # Coordinates stand in groups, so that each kind of cell is one slice: numbers, bits, then K at a time.
+        widths = [self._width(size, max_direct) for size in self.num_categories]
+        direct = {slot for slot, width in enumerate(widths) if width > 2 and width == self.num_categories[slot]}
+        total = self._num_numbers = len(codec.numbers)
+        at: dict[int, int] = {}
+        bits: list[tuple[int, int]] = []  # category slot, place of the bit
+        for slot, width in enumerate(widths):
+            if slot not in direct:
+                at[slot], total = total, total + width
+                bits += [(slot, width - 1 - place) for place in range(width)]
+        self._num_bits = len(bits)
+        self._direct: dict[int, int] = {}  # K -> number of slots
+        for size in sorted({widths[slot] for slot in direct}):
+            slots = [slot for slot in sorted(direct) if widths[slot] == size]
+            self._direct[size] = len(slots)
+            self._constant(f"direct_slot_{size}", slots)
+            for slot in slots:
+                at[slot], total = total, total + size
         self.num_features = total
         self.noise_width = total
-        self.slot_coordinates = tuple(slot_at)
-        """Coordinates of each category slot."""
-        self.bit_slots = frozenset(slot for _, slot, _ in bits)
-        self._constant("number_coordinate", number_at)
-        self._constant("bit_coordinate", [coordinate for coordinate, _, _ in bits])
-        self._constant("bit_slot", [slot for _, slot, _ in bits])
-        self._constant("bit_place", [place for _, _, place in bits])
+        self.slot_coordinates = tuple(tuple(range(at[s], at[s] + width)) for s, width in enumerate(widths))
+        """Coordinates of each category slot; number slot ``i`` is coordinate ``i``."""
+        self.bit_slots = frozenset(slot for slot, _ in bits)
+        self._constant("bit_slot", [slot for slot, _ in bits])
+        self._constant("bit_place", [place for _, place in bits])
         self._constant("quantized", [slot.quantized for slot in codec.numbers], torch.bool)
         self._any_quantized = any(slot.quantized for slot in codec.numbers)
-        self._direct_sizes = tuple(direct)
-        for size, slots in direct.items():
-            self._constant(f"direct_slot_{size}", [slot for slot, _ in slots])
-            self._constant(f"direct_coordinate_{size}", [coordinates for _, coordinates in slots])
         self._constant("embedding_offset", _cumulative([size + 1 for size in self.num_categories]))
         self._constant("hole_index", list(self.num_categories))
         self.embedding = nn.Embedding(max(sum(size + 1 for size in self.num_categories), 1), embedding)
@@ -132,8 +127,6 @@ class Surjection(nn.Module):
         self.encoder = nn.Sequential(*layers, nn.Linear(inputs, 2 * total))
         self._start()
 
-    number_coordinate: Tensor
-    bit_coordinate: Tensor
     bit_slot: Tensor
     bit_place: Tensor
     quantized: Tensor
@@ -152,19 +145,19 @@ class Surjection(nn.Module):
         if not self._draws_anything(cells):
             # Complete continuous rows: the number itself. The zero keeps every parameter in the graph (DDP).
             idle = sum((p.sum() for p in self.parameters()), noise.new_zeros(())) * 0 if self.training else 0
-            y = torch.zeros_like(noise).index_copy(1, self.number_coordinate, cells.number.to(dtype))
-            return y + idle, noise.new_zeros(len(cells), dtype=torch.float64)
+            return cells.number.to(dtype) + idle, noise.new_zeros(len(cells), dtype=torch.float64)
         mean, raw = self._network(cells)
-        log_scale = _below(raw, MAX_LOG_SCALE)
-        y, log_q = mean + log_scale.exp() * noise, -noise.square() / 2 - LOG_SQRT_2PI - log_scale
-        log_scale = _below(raw, MAX_SQUASHED_LOG_SCALE)
-        wave, log_wave = logistic(noise)
-        squashed = MAX_MEAN * torch.tanh(mean / MAX_MEAN) + log_scale.exp() * wave
-        log_squashed = log_wave - log_scale
-        y, log_q = self._numbers(cells, noise, squashed, log_squashed, y, log_q)
-        y, log_q = self._signs(cells, squashed, log_squashed, y, log_q)
-        y, log_q = self._largest(cells, squashed, log_squashed, y, log_q)
-        return y, log_q.sum(1, dtype=torch.float64)
+        # One split a tensor: the backward pass of many slices would fill as many wide zeros.
+        widths = [self._num_numbers, self._num_bits, *(size * count for size, count in self._direct.items())]
+        groups = list(zip(*(part.split(widths, 1) for part in (mean, raw, noise)), strict=True))
+        parts = []
+        if self._num_numbers:
+            parts.append(self._numbers(cells, *groups[0]))
+        if self._num_bits:
+            parts.append(self._signs(cells, *groups[1]))
+        parts += [self._largest(cells, size, *group) for size, group in zip(self._direct, groups[2:], strict=True)]
+        log_q = torch.stack([log_q.sum(1, dtype=torch.float64) for _, log_q in parts]).sum(0)
+        return torch.cat([y for y, _ in parts], 1), log_q
 
     def decode(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Cells that points stand for.
@@ -176,29 +169,26 @@ class Surjection(nn.Module):
             Model-space numbers ``(batch, num_numbers)`` and categories ``(batch, num_category_slots)`` int64. A code of
             bits that stands for no category becomes the valid one whose signs agree best, weighted by ``|y|``.
         """
-        category = torch.zeros(len(y), len(self.num_categories), dtype=torch.int64, device=y.device)
-        for slot, coordinates in enumerate(self.slot_coordinates):
-            if self.num_categories[slot] == 0:
-                category[:, slot] = HOLE
-            elif coordinates and slot not in self.bit_slots:
-                category[:, slot] = y[:, list(coordinates)].argmax(1)
-        self._add_bits(category, y)
+        category = self._codes(y)
+        start = self._num_numbers + self._num_bits
+        for size, count in self._direct.items():
+            here, start = y[:, start : start + size * count], start + size * count
+            category[:, getattr(self, f"direct_slot_{size}")] = here.reshape(len(y), count, size).argmax(2)
         for slot in self.bit_slots:
             bad = (category[:, slot] >= self.num_categories[slot]).nonzero()[:, 0]
             if len(bad):
                 category[bad, slot] = self._nearest(y[bad][:, list(self.slot_coordinates[slot])], slot)
-        return y[:, self.number_coordinate], category
+        category[:, self.hole_index == 0] = HOLE  # a column that had no known category
+        return y[:, : self._num_numbers], category
 
     def invalid(self, y: Tensor) -> Tensor:
         """``(batch, num_category_slots)`` bool: the bits of a slot stand for no category (to report, or to redraw)."""
-        category = torch.zeros(len(y), len(self.num_categories), dtype=torch.int64, device=y.device)
-        self._add_bits(category, y)
-        return category >= self.hole_index.clamp(min=1)
+        return self._codes(y) >= self.hole_index.clamp(min=1)
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
     def _draws_anything(self, cells: Cells) -> bool:
-        if len(self.bit_coordinate) or self._direct_sizes or self._any_quantized:
+        if self._num_bits or self._direct or self._any_quantized:
             return True
         return not bool(cells.present.all())
 
@@ -212,72 +202,55 @@ class Surjection(nn.Module):
         mean, raw = self.encoder(torch.cat(inputs, 1)).to(dtype).chunk(2, 1)
         return mean, raw
 
-    def _numbers(
-        self, cells: Cells, noise: Tensor, squashed: Tensor, log_squashed: Tensor, y: Tensor, log_q: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        at = self.number_coordinate
-        if not len(at):
-            return y, log_q
-        dtype = noise.dtype
-        e, drawn, log_drawn = noise[:, at], y[:, at], log_q[:, at]
-        normal = -e.square() / 2 - LOG_SQRT_2PI
+    def _numbers(self, cells: Cells, mean: Tensor, raw: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Coordinates of numbers and their log-densities, ``(batch, num_numbers)`` each."""
+        y, log_q = _free(mean, raw, noise)
         atom = ~cells.present & ~cells.number_hole
-        drawn, log_drawn = torch.where(atom, e, drawn), torch.where(atom, normal, log_drawn)
-        dense = cells.present & ~self.quantized
-        drawn = torch.where(dense, cells.number.to(dtype), drawn)
-        log_drawn = torch.where(dense, torch.zeros_like(log_drawn), log_drawn)
+        y, log_q = torch.where(atom, noise, y), torch.where(atom, _log_normal(noise), log_q)
+        y = torch.where(cells.present, cells.number.to(y), y)
+        log_q = log_q.masked_fill(cells.present, 0.0)
         if self._any_quantized:
             inside = cells.present & self.quantized
-            lower, upper, width = (part.to(dtype) for part in _finite_width(cells, inside))
+            lower, upper, width = (part.to(y) for part in _finite_width(cells, inside))
             if self.dequantise == "uniform":
-                a, log_a = logistic(e)  # whose sigmoid is uniform
+                a, log_a = logistic(noise)  # whose sigmoid is uniform
             else:
-                a, log_a = squashed[:, at], log_squashed[:, at]
+                a, log_a = _squashed(mean, raw, noise)
             point, log_slope = into_cell(lower, upper, width, a)
-            log_point = log_a - log_slope
-            drawn = torch.where(inside, point, drawn)
-            log_drawn = torch.where(inside, log_point, log_drawn)
-        return y.index_copy(1, at, drawn), log_q.index_copy(1, at, log_drawn)
-
-    def _signs(
-        self, cells: Cells, squashed: Tensor, log_squashed: Tensor, y: Tensor, log_q: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        at = self.bit_coordinate
-        if not len(at):
-            return y, log_q
-        category = cells.category[:, self.bit_slot]
-        known = category >= 0
-        positive = (category.clamp(min=0) >> self.bit_place & 1).bool()
-        v, log_slope = sign_threshold(positive, squashed[:, at])
-        y = y.index_copy(1, at, torch.where(known, v, y[:, at]))
-        return y, log_q.index_copy(1, at, torch.where(known, log_squashed[:, at] - log_slope, log_q[:, at]))
-
-    def _largest(
-        self, cells: Cells, squashed: Tensor, log_squashed: Tensor, y: Tensor, log_q: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        for size in self._direct_sizes:
-            slots, coordinates = getattr(self, f"direct_slot_{size}"), getattr(self, f"direct_coordinate_{size}")
-            at, shape = coordinates.flatten(), (len(y), len(slots), size)
-            category = cells.category[:, slots]
-            known = (category >= 0)[..., None].expand(shape)
-            a, log_a = squashed[:, at].reshape(shape), log_squashed[:, at].reshape(shape)
-            if self.threshold == "gumbel":
-                # log q(v) = log q(a) - log|dU/da| + log|dU/dv|
-                v, log_density = gumbel_threshold(torch.zeros_like(a), category.clamp(min=0), a)
-                log_a = log_a - nn.functional.logsigmoid(a) - nn.functional.logsigmoid(-a)
-            else:
-                v, log_volume = softplus_threshold(category.clamp(min=0), a)
-                log_density = -log_volume
-            # The row's term is shared out over its coordinates; only the sum has a meaning.
-            log_v = torch.where(known, log_a + log_density[..., None] / size, log_q[:, at].reshape(shape))
-            v = torch.where(known, v, y[:, at].reshape(shape))
-            y, log_q = y.index_copy(1, at, v.flatten(1)), log_q.index_copy(1, at, log_v.flatten(1))
+            y, log_q = torch.where(inside, point, y), torch.where(inside, log_a - log_slope, log_q)
         return y, log_q
 
-    def _add_bits(self, category: Tensor, y: Tensor) -> None:
-        if len(self.bit_coordinate):
-            digits = (y[:, self.bit_coordinate] > 0).long() << self.bit_place
-            category.index_add_(1, self.bit_slot, digits)
+    def _signs(self, cells: Cells, mean: Tensor, raw: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Coordinates of bits and their log-densities, ``(batch, num_bits)`` each."""
+        category = cells.category[:, self.bit_slot]
+        known = category >= 0
+        (free, log_free), (a, log_a) = _free(mean, raw, noise), _squashed(mean, raw, noise)
+        v, log_slope = sign_threshold((category >> self.bit_place & 1).bool(), a)
+        return torch.where(known, v, free), torch.where(known, log_a - log_slope, log_free)
+
+    def _largest(self, cells: Cells, size: int, mean: Tensor, raw: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Coordinates of categories with ``size`` values, ``(batch, slots * size)``, and log-densities by slot."""
+        category = cells.category[:, getattr(self, f"direct_slot_{size}")]
+        known, chosen = category >= 0, category.clamp(min=0)
+        shape = (*category.shape, size)
+        (free, log_free), (a, log_a) = _free(mean, raw, noise), _squashed(mean, raw, noise)
+        a, log_q = a.reshape(shape), log_a.reshape(shape).sum(2)
+        if self.threshold == "gumbel":
+            # log q(v) = log q(a) - log|dU/da| + log|dU/dv|
+            v, log_density = gumbel_threshold(torch.zeros_like(a), chosen, a)
+            log_uniform = nn.functional.logsigmoid(a) + nn.functional.logsigmoid(-a)
+            log_q = log_q - log_uniform.sum(2) + log_density
+        else:
+            v, log_volume = softplus_threshold(chosen, a)
+            log_q = log_q - log_volume
+        y = torch.where(known[..., None], v, free.reshape(shape)).flatten(1)
+        return y, torch.where(known, log_q, log_free.reshape(shape).sum(2))
+
+    def _codes(self, y: Tensor) -> Tensor:
+        """Codes that the signs of bits spell, ``(batch, num_category_slots)``; 0 for other slots."""
+        category = torch.zeros(len(y), len(self.num_categories), dtype=torch.int64, device=y.device)
+        bits = y[:, self._num_numbers : self._num_numbers + self._num_bits] > 0
+        return category.index_add_(1, self.bit_slot, bits.long() << self.bit_place)
 
     def _nearest(self, v: Tensor, slot: int) -> Tensor:
         """Valid code with the largest inner product of signs and ``v``, ``(batch,)``."""
@@ -306,6 +279,23 @@ class Surjection(nn.Module):
 
     def _constant(self, name: str, values: list, dtype: torch.dtype = torch.int64) -> None:  # type: ignore[type-arg]
         self.register_buffer(name, torch.tensor(values, dtype=dtype), persistent=False)
+
+
+def _log_normal(noise: Tensor) -> Tensor:
+    return -noise.square() / 2 - LOG_SQRT_2PI
+
+
+def _free(mean: Tensor, raw: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Gaussian draws and their log-densities."""
+    log_scale = _below(raw, MAX_LOG_SCALE)
+    return mean + log_scale.exp() * noise, _log_normal(noise) - log_scale
+
+
+def _squashed(mean: Tensor, raw: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Logistic draws and their log-densities, for coordinates that a sigmoid or softplus follows."""
+    log_scale = _below(raw, MAX_SQUASHED_LOG_SCALE)
+    wave, log_wave = logistic(noise)
+    return MAX_MEAN * torch.tanh(mean / MAX_MEAN) + log_scale.exp() * wave, log_wave - log_scale
 
 
 def _below(raw: Tensor, limit: float) -> Tensor:
