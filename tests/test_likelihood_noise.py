@@ -40,6 +40,7 @@ def test_seed_stream_row_and_kind_of_noise_each_change_the_draws():
     ]
     for other in others:
         assert not torch.isclose(base, other).any()
+    assert not torch.isclose(noise(rows), noise(rows, stream="b")).any()
     assert len(torch.unique(base)) == base.numel()
 
 
