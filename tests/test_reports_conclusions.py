@@ -40,7 +40,7 @@ def test_the_best_of_exact_models_is_named_with_its_distance_to_the_next() -> No
     )
     headline, closest, *_ = found.conclusions()
     assert found.ranked == ("b", "a", "c")
-    assert headline == "b describes the held-out rows of households best among the 3 ranked models."
+    assert headline == "b describes the held-out rows of 'households' best among the 3 ranked models."
     assert "better than a" in closest
     assert "0.5" in closest
 
@@ -55,7 +55,7 @@ def test_a_bound_below_an_exact_value_is_never_called_worse() -> None:
 
 def test_a_bound_above_an_exact_value_is_called_better() -> None:
     found = compare(ModelResult("exact", like(1.0)), ModelResult("elbo", like(0.0, "lower_bound", seed=2)))
-    assert found.conclusions()[0].startswith("elbo describes the held-out rows of households best")
+    assert found.conclusions()[0].startswith("elbo describes the held-out rows of 'households' best")
     assert row(found, "exact").verdict == "shown worse than the first"
 
 
@@ -145,7 +145,7 @@ def test_failed_models_are_rows_with_their_sentence() -> None:
 
 def test_a_comparison_of_failures_alone_still_reports() -> None:
     found = compare(ModelResult("a", error="no"), ModelResult("b", error="no"))
-    assert found.conclusions()[0].startswith("No model of households can be ranked: every model failed")
+    assert found.conclusions()[0].startswith("No model of 'households' can be ranked: every model failed")
     assert "a and b failed" in found.conclusions()[1]
     assert "</html>" in found.html()
 

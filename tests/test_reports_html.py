@@ -105,7 +105,7 @@ def test_everything_the_table_promises_is_on_the_page(page: str) -> None:
     ):  # fmt: skip
         assert title in text, title
     for fact in (
-        "probability of 0; density per euro elsewhere", "probability of the cell of width 1 day", "nothing: always 7",
+        "probability of 0; density per euro elsewhere", "probability of the cell of width 1 (day)", "nothing: always 7",
         "Test rows also in training 40", "torch 2.13.0", "draws 16", "max_epochs 60", "random, seed 0",
         "an upper bound: the true value may be lower", "forest_flow was stopped after 600 s",
         "Oracle: the true density",
@@ -171,6 +171,24 @@ def test_a_report_without_samples_curves_or_data_leaves_their_sections_out() -> 
     assert 'href="#samples"' not in text
     assert 'id="training"' not in text
     assert "a is the only model that can be ranked" in text
+
+
+def test_models_fitted_at_once_are_named_instead_of_drawn_as_empty_curves() -> None:
+    base = comparison()
+    results = [replace(r, curves={"val/nll": [(19.0, 20.9)]}) if r.name == "mixture" else r for r in base.results]
+    text = replace(base, results=results).html()
+    assert "mixture was fitted at once and has no curve." in text
+    assert "Training of mixture" not in text
+    assert "Training of spline_flow" in text
+
+
+def test_the_best_model_comes_first_and_open_whatever_the_order_of_results() -> None:
+    base = comparison()
+    text = replace(base, results=base.results[::-1]).html()
+    opened = re.findall(r"<details( open)?><summary>(\w+)", text)
+    assert opened[0] == (" open", "spline_flow")
+    assert [name for flag, name in opened if flag] == ["spline_flow"]
+    assert [name for _, name in opened] == [n for n in base.ranked if n in dict.fromkeys(name for _, name in opened)]
 
 
 def test_a_wide_table_and_twenty_models_stay_below_five_megabytes() -> None:

@@ -41,6 +41,11 @@ def _difference(row: Row) -> str:
     return f"{shown} {formats.interval(row.difference_low, row.difference_high, digits)}".rstrip()
 
 
+def _visible(error: float | None) -> float | None:
+    """An error that is not zero in three digits."""
+    return error if error is not None and error >= 0.0005 else None
+
+
 RESULTS = (
     TableColumn(
         "Rank",
@@ -69,7 +74,7 @@ RESULTS = (
     ),
     TableColumn(
         "Spike index ↓",
-        lambda r: formats.with_error(r.spike_index, r.spike_index_se, digits=3),
+        lambda r: formats.with_error(r.spike_index, _visible(r.spike_index_se), digits=3),
         lambda r: r.spike_index,
         "Nats per row that the density owes to repeated values; above 0.1 the rank is withdrawn.",
     ),

@@ -89,8 +89,15 @@ class Comparison:
             return self.pairs[first, second]
         if (second, first) in self.pairs:
             return self.pairs[second, first].reversed()
-        both = self._likelihoods(lambda r: r.name in (first, second))
-        return paired(both[first], both[second], level=self.level, ordered=self.ordered)
+        if (first, second) not in self._oracle_pairs:
+            both = self._likelihoods(lambda r: r.name in (first, second))
+            found = paired(both[first], both[second], level=self.level, ordered=self.ordered)
+            self._oracle_pairs[first, second] = found
+        return self._oracle_pairs[first, second]
+
+    @cached_property
+    def _oracle_pairs(self) -> dict[tuple[str, str], Paired]:
+        return {}
 
     @cached_property
     def ranked(self) -> tuple[str, ...]:
@@ -131,6 +138,12 @@ class Comparison:
         return Row(name=result.name, group=group, **plain)
 
     @property
+    def in_order(self) -> tuple[ModelResult, ...]:
+        """The results in the order of the table."""
+        by_name = {result.name: result for result in self.results}
+        return tuple(by_name[row.name] for row in self.rows)
+
+    @property
     def num_rows(self) -> int:
         """Test rows scored."""
         likelihoods = self._likelihoods(lambda r: True)
@@ -154,7 +167,11 @@ class Comparison:
 
     def conclusions(self) -> list[str]:
         """What follows from the numbers, the headline first; nothing that their kinds do not support."""
-        return verdicts.conclusions(self)
+        return list(self._conclusions)
+
+    @cached_property
+    def _conclusions(self) -> tuple[str, ...]:
+        return tuple(verdicts.conclusions(self))
 
     def warnings(self) -> list[str]:
         """What a reader must know before trusting the table."""

@@ -14,6 +14,7 @@ from genzoo.reports import columns, formats, plots
 from genzoo.reports.columns import TableColumn
 from genzoo.reports.rows import GROUP_TITLES, GROUPS, Row
 from genzoo.reports.schema_text import schema_rows
+from genzoo.reports.verdicts import listed
 
 if TYPE_CHECKING:
     from genzoo.reports.comparison import Comparison
@@ -234,16 +235,24 @@ def _data(comparison: Comparison) -> str:
 
 def _training(comparison: Comparison) -> str:
     figures = []
-    for result in comparison.results:
-        plot = plots.curve_plot(result.curves, result.name) if result.curves else ""
+    at_once = []
+    for result in comparison.in_order:
+        plot = plots.curve_plot(result.curves, result.name)
+        if result.curves and not plot and not result.is_oracle:
+            at_once.append(result.name)
         if plot:
             ends = ", ".join(f"{key} {points[-1][1]:.3f}" for key, points in result.curves.items() if points)
             caption = f"<b>{escape(result.name)}</b> ends at {escape(ends)}"
             figures.append(f"<figure>{plot}<figcaption>{caption}</figcaption></figure>")
+    note = ""
+    if at_once:
+        verbs = ("was", "has") if len(at_once) == 1 else ("were", "have")
+        words = f"{listed(at_once)} {verbs[0]} fitted at once and {verbs[1]} no curve."
+        note = f'<p class="note">{escape(words)}</p>'
     if not figures:
-        return ""
+        return note
     legend = _legend([(_swatch("val", "M0 7H22"), "validation"), (_swatch("train", "M0 7H22"), "training")])
-    note = '<p class="note">Axes differ between panels; the steep first fifth of a curve may leave its panel.</p>'
+    note += '<p class="note">Axes differ between panels; the steep first fifth of a curve may leave its panel.</p>'
     return legend + f'<div class="panels">{"".join(figures)}</div>' + note
 
 
@@ -252,7 +261,7 @@ def _swatch(cls: str, path: str) -> str:
 
 
 def _samples(comparison: Comparison) -> str:
-    drawn = [r for r in comparison.results if r.samples is not None]
+    drawn = [r for r in comparison.in_order if r.samples is not None]
     if comparison.data_frame is None or not drawn:
         return ""
     table = TableBins.of(comparison.data_frame, comparison.schema)
@@ -283,9 +292,11 @@ def _samples(comparison: Comparison) -> str:
         if len(counted) > len(figures):
             more = f'<p class="note">The {len(figures)} columns furthest from the data, of {len(counted)}.</p>'
         pairs = [plots.pair_figure(table, p, samples) for p in table.pairs if p[0] in samples and p[1] in samples]
+        shaded = any("-heat" in pair for pair in pairs)
+        shading = '<p class="note">In shaded panels a stronger colour is a larger share.</p>' if shaded else ""
         pair_block = (
             '<h3>Pairs with the most mutual information in the data</h3><div class="panels pairs">'
-            f'{"".join(pairs)}</div><p class="note">In shaded panels a stronger colour is a larger share.</p>'
+            f"{''.join(pairs)}</div>{shading}"
             if pairs
             else ""
         )
@@ -337,7 +348,7 @@ def _provenance(comparison: Comparison) -> str:
     lines = [[str(k), _words(v)] for k, v in comparison.provenance()]
     table = simple_table(["Item", "Value"], lines, "Provenance", wide=(1,))
     settings = []
-    for result in comparison.results:
+    for result in comparison.in_order:
         merged: dict[str, Any] = dict(result.settings)
         if result.likelihood is not None:
             merged |= {k: v for k, v in result.likelihood.settings.items() if k not in merged}

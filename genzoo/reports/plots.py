@@ -120,7 +120,7 @@ def _bent_ticks(low: float, high: float, scale: float) -> list[float]:
 def curve_plot(curves: Mapping[str, Sequence[tuple[float, float]]], name: str) -> str:
     """Training curves of one model: training dashed, validation solid; the vertical axis may cut the first fifth."""
     kept = {k: [(s, v) for s, v in points if math.isfinite(v)] for k, points in curves.items()}
-    kept = {k: points for k, points in kept.items() if points}
+    kept = {k: points for k, points in kept.items() if len(points) > 1}  # one point is no curve
     if not kept:
         return ""
     last = max(s for points in kept.values() for s, _ in points)

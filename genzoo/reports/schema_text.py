@@ -22,7 +22,7 @@ def measure_words(column: Column) -> str:
         words = f"probability of {atoms}; density per {unit} elsewhere"
     elif column.kind == "quantized":
         cell_unit = column.unit or {"date": "day", "datetime": "s"}.get(column.storage)
-        words = f"probability of the cell of width {column.step:g}" + (f" {cell_unit}" if cell_unit else "")
+        words = f"probability of the cell of width {column.step:g}" + (f" ({cell_unit})" if cell_unit else "")
         words += f"; atoms {atoms}" if column.atoms else ""
     else:
         words = "probability of the category"

@@ -44,7 +44,7 @@ def conclusions(comparison: Comparison) -> list[str]:
     if not ranked:
         scored = any(r.likelihood is not None and not r.is_oracle for r in comparison.results)
         reason = "no number here is exact, unbiased or a lower bound without spikes" if scored else "every model failed"
-        sentences.append(f"No model of {comparison.table_name} can be ranked: {reason}.")
+        sentences.append(f"No model of '{comparison.table_name}' can be ranked: {reason}.")
     elif len(ranked) == 1:
         row = next(row for row in comparison.rows if row.rank == 1)
         label = formats.with_error(row.mean, row.se, row.kind)
@@ -68,7 +68,7 @@ def _headline(comparison: Comparison, ranked: Sequence[str]) -> list[str]:
     better = [name for name, c in found.items() if c.verdict == "better"]
     guarantees = [name for name, c in found.items() if c.verdict == "guarantees_more"]
     untold = [name for name, c in found.items() if c.verdict == "open"]
-    table = comparison.table_name
+    table = f"'{comparison.table_name}'"
     closest = _sentence(found[second].sentence)
     if not guarantees and not untold:
         lead = f"{first} describes the held-out rows of {table} best among the {len(ranked)} ranked models."
