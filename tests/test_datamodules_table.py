@@ -259,6 +259,11 @@ def test_too_few_rows_are_refused_in_clear_words(tmp_path: Path) -> None:
         Table(str(tmp_path / "absent.csv")).setup()
 
 
+def test_a_table_with_nothing_to_model_is_refused() -> None:
+    with pytest.raises(DataError, match="'table' has no column to model: all are constant, context or left out"):
+        Table(frame=pd.DataFrame({"a": [1] * 30, "b": range(30)}), context=["b"]).setup()
+
+
 def test_missing_group_or_time_cells_are_refused() -> None:
     frame = people()
     frame.loc[3, "day"] = pd.NaT

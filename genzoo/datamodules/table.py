@@ -230,6 +230,8 @@ class Table(TableDataModule):
         else:
             tokens = MISSING_TOKENS if self.missing_tokens is None else self.missing_tokens
             schema = infer_schema(source, overrides=self.overrides, roles=by_name, missing_tokens=tokens)
+        if not schema.scored:
+            raise DataError(f"'{self.name}' has no column to model: all are constant, context or left out")
         return replace(schema, source=self.name)
 
     def _split(self, frame: nw.DataFrame[Any], schema: Schema, separate: Sequence[str]) -> dict[str, Index]:
