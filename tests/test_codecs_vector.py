@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from codec_tables import tables
@@ -427,3 +429,22 @@ def test_fine_grids_far_out_keep_cells_with_an_inside() -> None:
     cells = codec.encode(_line(1e15, -1e17, 3.0))
     assert (cells.lower < cells.upper).all()
     assert ((cells.lower <= cells.number) & (cells.number <= cells.upper)).all()
+
+
+@pytest.mark.parametrize("name", ["miniboone_1523", "power_37k", "protein", "danish_fire", "eustock_returns"])
+def test_real_columns_come_back_and_no_outlier_is_far_from_the_rest(shared_data: Path, name: str) -> None:
+    folder = shared_data / name
+    file = next((f for f in (folder / "train.parquet", folder / "data.parquet") if f.exists()), None)
+    if file is None:
+        pytest.skip(f"{name} is not among the tables")
+    frame = pd.read_parquet(file).select_dtypes("number")
+    x = torch.tensor(frame.to_numpy(dtype="float64", copy=True))
+    codec = VectorCodec(Schema(tuple(Column(str(c), "continuous") for c in frame.columns)))
+    codec.fit(_batch(x))
+    cells = codec.encode(_batch(x))
+    back = codec.decode(cells.number, cells.category, cells.rows)
+    seen = ~x.isnan()
+    spread = codec.scaler.unit.expand_as(x)
+    assert ((back.numeric - x)[seen].abs() <= 1e-9 * (x.abs() + spread)[seen]).all()
+    assert float(cells.number.abs().max()) < 12
+    assert torch.isfinite(cells.log_volume).all()

@@ -11,7 +11,7 @@ AFFINE, ASINH, QUANTILE = 0, 1, 2
 
 MIN_ROWS = 40
 """Fewer values than this get the affine map: curvature would be fitted to noise."""
-ASINH_GAIN = 0.05
+ASINH_GAIN = 0.02
 """Nats per value that asinh must win over the affine map, on rows it was not fitted to."""
 QUANTILE_GAIN = 0.25
 """Nats per value that a quantile map must win over the best of the others. A column that is merely multimodal is left
