@@ -1,0 +1,198 @@
+"""SplineFlow and MAF on tables: what they score, draw, fill and say of themselves."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import genzoo
+from contract import continuous_table, mixed_table
+from genzoo.datamodules.table import Table
+from genzoo.likelihood.noise import RowNoise
+from genzoo.models.base import DensityModel
+from genzoo.models.flows.hiding import hide_columns
+from genzoo.models.flows.maf import MAF
+from genzoo.models.flows.sizes import default_dropout
+from genzoo.models.flows.spline_flow import SplineFlow
+from genzoo.tables.schema import Column, Schema
+
+SMALL: dict[str, Any] = {"hidden": 24, "num_transforms": 2, "patience": 0}
+
+
+def fitted(
+    kind: str, frame: pd.DataFrame, epochs: int = 2, context: tuple[str, ...] = (), **options: Any
+) -> DensityModel:
+    return genzoo.fit(frame, model=kind, max_epochs=epochs, context=list(context), **(SMALL | options))
+
+
+@pytest.fixture(scope="module")
+def mixed() -> pd.DataFrame:
+    return mixed_table(300)
+
+
+@pytest.fixture(scope="module", params=["spline_flow", "maf"])
+def model(request: pytest.FixtureRequest, mixed: pd.DataFrame) -> DensityModel:
+    return fitted(request.param, mixed)
+
+
+def test_mixed_rows_with_holes_get_an_exact_likelihood(model: DensityModel, mixed: pd.DataFrame) -> None:
+    score = model.log_prob(mixed)
+    assert score.kind == "exact"
+    assert score.se is None
+    assert score.uses_mask
+    assert np.isfinite(score.values).all()
+
+
+def test_contributions_of_columns_add_up_to_the_row(mixed: pd.DataFrame) -> None:
+    score = fitted("spline_flow", mixed).log_prob(mixed)
+    assert score.by_column is not None
+    assert np.allclose(score.by_column.sum(1), score.values, atol=1e-9)
+    hole = mixed["group"].isna().to_numpy()
+    column = score.columns.index("group")
+    assert (score.by_column[hole, column] == 0).all()
+    assert (score.by_column[~hole, column] < 0).all()
+
+
+def test_a_row_of_holes_only_has_log_likelihood_zero(model: DensityModel, mixed: pd.DataFrame) -> None:
+    empty = mixed.head(3).copy()
+    for name in empty:
+        empty[name] = None
+    assert np.allclose(model.log_prob(empty.astype(mixed.dtypes.to_dict())).values, 0.0)
+
+
+def test_samples_look_like_the_table(model: DensityModel, mixed: pd.DataFrame) -> None:
+    drawn = model.sample(200, seed=1)
+    assert list(drawn.columns) == list(mixed.columns)
+    assert not drawn.isna().any().any()
+    assert set(drawn["group"]) <= {"a", "b", "c"}
+    assert (drawn["count"].astype(float) % 1 == 0).all()
+    assert (drawn["amount"] == 0).any()
+    assert drawn.equals(model.sample(200, seed=1))
+    assert not drawn.equals(model.sample(200, seed=2))
+
+
+def test_imputation_fills_every_hole_and_keeps_what_was_there(model: DensityModel, mixed: pd.DataFrame) -> None:
+    rows = mixed.head(40)
+    filled = model.impute(rows, draws=2, seed=0)
+    assert len(filled) == 2
+    for frame in filled:
+        assert not frame.isna().any().any()
+        for name in rows:
+            seen = rows[name].notna()
+            assert (frame.loc[seen, name] == rows.loc[seen, name]).all()
+    assert not filled[0].equals(filled[1])
+
+
+def test_the_likelihood_of_a_context_column_is_not_scored_but_read(mixed: pd.DataFrame) -> None:
+    model = fitted("spline_flow", mixed, context=("group",), epochs=15)
+    rows = mixed[mixed["group"].notna()].head(20)
+    score = model.log_prob(rows)
+    assert "group" not in score.columns
+    assert score.context == ("group",)
+    other = rows.assign(group=rows["group"].map({"a": "c", "b": "a", "c": "b"}))
+    assert (model.log_prob(other).values != score.values).all()
+    drawn = model.sample(20, given=rows[["group"]])
+    assert list(drawn["group"]) == list(rows["group"])
+
+
+def test_a_coupling_flow_is_exact_on_complete_numbers_and_a_bound_on_the_rest(mixed: pd.DataFrame) -> None:
+    numbers = continuous_table(200)
+    dense = fitted("spline_flow", numbers, transform="coupling")
+    score = dense.log_prob(numbers)
+    assert score.kind == "exact"
+    assert score.se is None
+    holes = numbers.copy()
+    holes.iloc[0, 0] = np.nan
+    assert dense.log_prob(holes).kind == "lower_bound"
+    bound = fitted("spline_flow", mixed, transform="coupling").log_prob(mixed, draws=4)
+    assert bound.kind == "lower_bound"
+    assert bound.se is not None
+
+
+def test_a_coupling_flow_draws_and_fills(mixed: pd.DataFrame) -> None:
+    model = fitted("spline_flow", mixed, transform="coupling")
+    assert len(model.sample(30)) == 30
+    (filled,) = model.impute(mixed.head(10))
+    assert not filled.isna().any().any()
+
+
+def test_more_draws_tighten_the_bound_of_a_coupling_flow(mixed: pd.DataFrame) -> None:
+    model = fitted("spline_flow", mixed, transform="coupling")
+    assert model.log_prob(mixed, draws=32).mean() > model.log_prob(mixed, draws=1).mean()
+
+
+@pytest.mark.parametrize("kind", ["spline_flow", "maf"])
+def test_gaussian_data_reach_their_entropy(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(2500, 2))
+    frame = pd.DataFrame({"a": 3 + 2 * z[:, 0], "b": z[:, 0] + z[:, 1]})
+    model = fitted(kind, frame, epochs=8, seed=1, num_transforms=1)
+    fresh = rng.normal(size=(4000, 2))
+    test = pd.DataFrame({"a": 3 + 2 * fresh[:, 0], "b": fresh[:, 0] + fresh[:, 1]})
+    exact = -0.5 * (fresh**2).sum(1) - math.log(2 * math.pi) - math.log(2)
+    gap = exact - model.log_prob(test).values
+    assert gap.mean() < 0.05
+    assert gap.mean() > -3 * gap.std() / len(gap) ** 0.5
+
+
+def test_hiding_turns_whole_columns_into_holes_at_about_the_rate_asked(mixed: pd.DataFrame) -> None:
+    module = Table(frame=mixed_table(2000, holes=False))
+    module.setup("fit")
+    model = SplineFlow(module.schema_dict, **SMALL)
+    batch = module.fit_sample()
+    model.codec.fit(batch)
+    cells = model.codec.encode(batch)
+    torch.manual_seed(0)
+    hidden = hide_columns(cells, model.codec.numbers, model.codec.categories, 0.5)
+    share = float((hidden.category < 0).double().mean())
+    assert abs(share - 0.25) < 0.04  # half the rows, half their columns; rows are correlated within
+    amount = next(k for k, slot in enumerate(model.codec.numbers) if slot.column == "amount")
+    indicator = model.codec.numbers[amount].indicator
+    assert torch.equal(hidden.number_hole[:, amount], hidden.category[:, indicator] < 0)
+    assert not (hidden.present & hidden.number_hole).any()
+    assert torch.isfinite(model.model_log_prob(hidden, RowNoise(0, hidden.rows), 1).values).all()
+
+
+def test_cells_are_hidden_only_where_training_rows_have_holes() -> None:
+    for holes, rate in ((True, 0.1), (False, 0.0)):
+        model = fitted("spline_flow", mixed_table(200, holes=holes), epochs=1)
+        assert float(model.rows.hide) == pytest.approx(rate)
+
+
+def test_a_column_without_known_categories_stays_a_hole() -> None:
+    schema = Schema((Column("a", "continuous"), Column("k", "categorical")), num_training_rows=10)
+    model = SplineFlow(schema.to_dict(), **SMALL)
+    model.codec.fit(
+        genzoo.tables.batch.TableBatch(torch.randn(10, 1).double(), torch.full((10, 1), -1), torch.arange(10))
+    )
+    drawn = model.model_sample(5, None, torch.Generator().manual_seed(0))
+    assert (drawn.codes == -1).all()
+    assert torch.isfinite(drawn.numeric).all()
+
+
+def test_dropout_follows_the_number_of_training_rows() -> None:
+    schema = Schema((Column("a", "continuous"),))
+    values = [default_dropout(Schema(schema.columns, num_training_rows=n)) for n in (0, 100, 5000, 50_000)]
+    assert values[0] == 0
+    assert values[1] > values[2] > values[3] == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (SplineFlow, {"transform": "residual"}, "autoregressive"),
+        (SplineFlow, {"bins": 1}, "num_bins"),
+        (SplineFlow, {"hide": 2.0}, "between 0 and 1"),
+        (SplineFlow, {"num_transforms": 0}, "num_transforms"),
+        (MAF, {"hidden": 0}, "hidden"),
+    ],
+)
+def test_impossible_arguments_are_refused(kind: Any, options: dict[str, Any], message: str) -> None:
+    schema = Schema((Column("a", "continuous"),), num_training_rows=10).to_dict()
+    with pytest.raises(ValueError, match=message):
+        kind(schema, **options)
