@@ -203,7 +203,7 @@ def test_rows_shared_with_training_are_left_out_of_the_second_mean() -> None:
     a = row(found, "a")
     assert a.without_shared == pytest.approx(values[30:].mean(), abs=1e-12)
     assert a.mean == pytest.approx(values.mean(), abs=1e-12)
-    assert "30 test rows (2.0 %) also stand in the training rows" in found.shared_sentence()
+    assert "Also among the training rows: 30 of the test rows (2.0 %)." in found.shared_sentence()
 
 
 def test_the_example_names_every_model_once() -> None:

@@ -19,6 +19,7 @@ from reports_example import SCHEMA, comparison
 
 from genzoo.likelihood.log_likelihood import LogLikelihood
 from genzoo.reports.comparison import Comparison, ModelResult
+from genzoo.reports.plots import Dot, difference_plot
 from genzoo.tables.schema import Column, Schema
 
 VOID = {"meta", "link", "br", "wbr"}
@@ -189,6 +190,51 @@ def test_the_best_model_comes_first_and_open_whatever_the_order_of_results() -> 
     assert opened[0] == (" open", "spline_flow")
     assert [name for flag, name in opened if flag] == ["spline_flow"]
     assert [name for _, name in opened] == [n for n in base.ranked if n in dict.fromkeys(name for _, name in opened)]
+
+
+@pytest.mark.parametrize("num", [1, 2, 40])
+def test_poor_tables_still_make_a_page(num: int) -> None:
+    schema = Schema(
+        (
+            Column("pixels", "binary", shape=(4,)),
+            Column("at", "quantized", storage="datetime", step=1.0),
+            Column("same", "continuous"),
+            Column("empty", "continuous"),
+        )
+    )
+    at = pd.to_datetime(["2020-01-01 10:00:00"] * num)
+    frame = pd.DataFrame({"pixels": [[0, 1, 0, 1]] * num, "at": at, "same": np.ones(num), "empty": [np.nan] * num})
+
+    def like(gap: float) -> LogLikelihood:
+        values = -gap - 0.1 * np.arange(num)
+        return LogLikelihood(values=values, rows=np.arange(num), kind="exact", measure=schema.measure)
+
+    results = [
+        ModelResult("a", like(1.0), samples=frame.assign(same=7.0), curves={"val/nll": [(0, float("nan")), (1, 2.0)]}),
+        ModelResult("b", like(5000.0), samples=frame),
+        ModelResult("none drawn", like(3.0), samples=frame.iloc[:0]),
+    ]
+    found = Comparison(results, schema, data_frame=frame, facts={"shared_rows": [0]})
+    text = found.html()
+    Page(text)
+    assert "outside the axis: data 0.0 %, samples 100.0 %" in text
+    assert "NaN" not in words(text)
+    assert "nan" not in re.findall(r"[\w.]+", words(text))
+    assert found.markdown()
+    assert found.json()
+
+
+def test_differences_of_very_unequal_size_share_one_compressed_axis() -> None:
+    def dot(name: str, value: float) -> Dot:
+        return Dot(name, value, value - 0.01, value + 0.01, "exact", True, f"{value}")
+
+    near = difference_plot([dot("a", 0.0), dot("b", -1.0), dot("c", -3.0)], "a")
+    assert "compressed" not in near
+    far = difference_plot([dot("a", 0.0), dot("b", -0.1), dot("c", -5000.0)], "a")
+    assert "compressed scale" in far
+    places = [float(x) for x in re.findall(r'<svg x="([\d.]+)%"', far)]
+    assert places[0] - places[1] > 3  # 0.1 nats stay visible beside 5000
+    assert 0 < places[2] < places[1] < places[0] < 100
 
 
 def test_a_wide_table_and_twenty_models_stay_below_five_megabytes() -> None:

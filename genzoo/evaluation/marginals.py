@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import narwhals as nw
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -278,7 +279,7 @@ def thinned(frame: Any, max_rows: int) -> pa.Table:
     """At most ``max_rows`` rows of a frame, evenly spaced."""
     from genzoo.tables.frames import to_arrow
 
-    table = to_arrow(frame)
+    table = to_arrow(nw.from_native(frame, eager_only=True))
     if len(table) <= max_rows:
         return table
     return table.take(np.linspace(0, len(table) - 1, max_rows).astype(np.int64))

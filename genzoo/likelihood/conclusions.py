@@ -141,6 +141,8 @@ def ranking(
 def _amount(pair: Paired) -> str:
     if not math.isfinite(pair.mean):
         return f"infinitely many (zero likelihood of {_rows(pair.num_second_neg_inf)} under {pair.second})"
+    if not math.isfinite(pair.se):  # one row: no spread, no interval
+        return f"{pair.mean:.3f}"
     digits = decimals_for(pair.se)
     ends = f"{pair.level:.0%} interval {pair.low:.{digits}f} to {pair.high:.{digits}f}"
     return f"{pair.mean:.{digits}f} ± {pair.se:.{digits}f} ({ends})"

@@ -210,8 +210,8 @@ class Comparison:
             return ""
         share = 100 * len(shared) / max(self.num_rows, 1)
         return (
-            f"{formats.count(len(shared))} test rows ({share:.1f} %) also stand in the training rows. "
-            f"With them {first.name} has {formats.number(first.mean)} nats per row, without them "
+            f"Also among the training rows: {formats.count(len(shared))} of the test rows ({share:.1f} %). "
+            f"With all rows {first.name} has {formats.number(first.mean)} nats per row, without these "
             f"{formats.number(first.without_shared)}; the other models are under Parts and errors."
         )
 

@@ -270,7 +270,7 @@ def _samples(comparison: Comparison) -> str:
     lines, blocks = [], []
     for i, result in enumerate(drawn):
         samples = table.read(result.samples)
-        counted = table.marginals(samples)
+        counted = {name: c for name, c in table.marginals(samples).items() if c.num_samples and c.num_data}
         if not counted:
             continue
         worst = max(counted, key=lambda name: counted[name].distance - counted[name].by_chance)
@@ -291,7 +291,7 @@ def _samples(comparison: Comparison) -> str:
         more = ""
         if len(counted) > len(figures):
             more = f'<p class="note">The {len(figures)} columns furthest from the data, of {len(counted)}.</p>'
-        pairs = [plots.pair_figure(table, p, samples) for p in table.pairs if p[0] in samples and p[1] in samples]
+        pairs = [plots.pair_figure(table, p, samples) for p in table.pairs if p[0] in counted and p[1] in counted]
         shaded = any("-heat" in pair for pair in pairs)
         shading = '<p class="note">In shaded panels a stronger colour is a larger share.</p>' if shaded else ""
         pair_block = (

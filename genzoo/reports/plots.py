@@ -59,7 +59,7 @@ def difference_plot(dots: Sequence[Dot], reference: str) -> str:
     ends = np.where(np.isfinite(ends), ends, np.array([[d.value] * 2 for d in shown]))
     low, high = float(min(ends.min(), 0)), float(max(ends.max(), 0))
     # One far-off model would press the others into one point: a linear part near zero, logarithmic beyond.
-    inner = float(np.median(np.abs([d.value for d in shown if d.value != 0] or [1.0])))
+    inner = float(np.quantile(np.abs([d.value for d in shown if d.value != 0] or [1.0]), 0.25, method="lower"))
     bent = (high - low) > 25 * inner > 0
     scale = inner / 4 if bent else 1.0
 

@@ -32,6 +32,8 @@ def column_ticks(low: float, high: float, storage: str, count: int) -> list[tupl
     if storage not in ("date", "datetime"):
         return [(v, tick_label(v, storage)) for v in ticks(low, high, count)]
     day = 1.0 if storage == "date" else 86400.0
+    if storage == "datetime" and high - low < 3 * day:
+        return [(v, str(np.datetime64(round(v), "s"))[5:16].replace("T", " ")) for v in ticks(low, high, 2)]
     if not (math.isfinite(low) and math.isfinite(high)) or high - low < 3 * 365 * day:
         return [(v, tick_label(v, storage)) for v in ticks(low, high, 2)]
     years = ticks(1970 + low / day / 365.2425, 1970 + high / day / 365.2425, count, whole=True)
