@@ -69,7 +69,12 @@ def test_odd_cells_are_counted_and_never_clipped() -> None:
 
 
 def test_single_precision_values_find_their_grid_point_and_atom() -> None:
-    frame = {"q": np.array([0.1, 0.3], np.float32), "c": ["a", "a"], "m": np.array([0.2, 1], np.float32), "x": [1.0, 2.0]}
+    frame = {
+        "q": np.array([0.1, 0.3], np.float32),
+        "c": ["a", "a"],
+        "m": np.array([0.2, 1], np.float32),
+        "x": [1.0, 2.0],
+    }
     data = encode_frame(frame, SCHEMA.with_column("m", atoms=(0.2,)))
     assert data.counts["off_grid"] == 0
     np.testing.assert_array_equal(data.numeric[:, :2], [[0.1, 0.2], [0.3, 1.0]])
@@ -147,7 +152,12 @@ def test_decoding_gives_the_backend_asked_for(backend: str, kind: type) -> None:
 
 
 def test_blocks_are_lists_of_cells() -> None:
-    schema = Schema((Column("b", "binary", storage="int", categories=("0", "1"), shape=(2, 2)), Column("v", "quantized", storage="int", step=1.0, shape=(3,))))
+    schema = Schema(
+        (
+            Column("b", "binary", storage="int", categories=("0", "1"), shape=(2, 2)),
+            Column("v", "quantized", storage="int", step=1.0, shape=(3,)),
+        )
+    )
     table = pa.table({"b": [[0, 1, 1, 0], [1, None, 0, 0]], "v": [[1, 2, 3], [4, 5, None]]})
     data = encode_frame(table, schema)
     np.testing.assert_array_equal(data.codes, [[0, 1, 1, 0], [1, -1, 0, 0]])
@@ -185,7 +195,9 @@ def holes(cells: st.SearchStrategy[Any], number: int) -> st.SearchStrategy[list[
     return st.lists(st.one_of(st.none(), cells), min_size=number, max_size=number)
 
 
-MOMENTS = st.datetimes(datetime.datetime(1950, 1, 1), datetime.datetime(2100, 1, 1)).map(lambda t: t.replace(microsecond=0))
+MOMENTS = st.datetimes(datetime.datetime(1950, 1, 1), datetime.datetime(2100, 1, 1)).map(
+    lambda t: t.replace(microsecond=0)
+)
 CELLS = {
     "float": st.floats(-1e6, 1e6).map(lambda v: v + 0.0),
     "cents": st.integers(-(10**6), 10**6).map(lambda v: v / 100),
@@ -196,14 +208,25 @@ CELLS = {
     "date": st.dates(datetime.date(1900, 1, 1), datetime.date(2100, 1, 1)),
     "time": MOMENTS,
 }
-KINDS = {"float": pa.float64(), "cents": pa.float64(), "int": pa.int64(), "small": pa.int64(), "bool": pa.bool_(), "word": pa.string(), "date": pa.date32(), "time": pa.timestamp("us")}
+KINDS = {
+    "float": pa.float64(),
+    "cents": pa.float64(),
+    "int": pa.int64(),
+    "small": pa.int64(),
+    "bool": pa.bool_(),
+    "word": pa.string(),
+    "date": pa.date32(),
+    "time": pa.timestamp("us"),
+}
 
 
 @st.composite
 def tables(draw: st.DrawFn) -> pa.Table:
     number = draw(st.integers(2, 40))
     names = draw(st.lists(st.sampled_from(sorted(CELLS)), min_size=1, max_size=6))
-    return pa.table({f"{kind}{i}": pa.array(draw(holes(CELLS[kind], number)), KINDS[kind]) for i, kind in enumerate(names)})
+    return pa.table(
+        {f"{kind}{i}": pa.array(draw(holes(CELLS[kind], number)), KINDS[kind]) for i, kind in enumerate(names)}
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -227,7 +250,9 @@ def test_a_table_comes_back_exactly(table: pa.Table) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(table=tables(), suffix=st.sampled_from([".csv", ".parquet"]))
-def test_a_table_has_the_same_raw_values_after_a_trip_through_a_file(tmp_path_factory: Any, table: pa.Table, suffix: str) -> None:
+def test_a_table_has_the_same_raw_values_after_a_trip_through_a_file(
+    tmp_path_factory: Any, table: pa.Table, suffix: str
+) -> None:
     schema = infer_schema(table, cache=False)
     path = write_frame(table, Path(tmp_path_factory.mktemp("t")) / f"t{suffix}")
     first, second = encode_frame(table, schema), encode_frame(read_frame(path, schema=schema), schema)

@@ -23,7 +23,9 @@ def written(folder: Path, text: str | bytes, name: str = "t.csv") -> Path:
 
 
 def test_cells_of_a_csv_become_integers_numbers_dates_and_text(tmp_path: Path) -> None:
-    text = 'n,x,d,t,w,id,c\n1,0.5,2024-01-31,2024-01-31 10:00,a,007,"1,5"\n?,-2e3,NA,2024-02-01 11:30:15, b ,012,"2,5"\n'
+    text = (
+        'n,x,d,t,w,id,c\n1,0.5,2024-01-31,2024-01-31 10:00,a,007,"1,5"\n?,-2e3,NA,2024-02-01 11:30:15, b ,012,"2,5"\n'
+    )
     table = to_arrow(read_frame(written(tmp_path, text)))
     kinds = [str(field.type) for field in table.schema]
     assert kinds == ["int64", "double", "date32[day]", "timestamp[us]", "string", "string", "string"]
@@ -61,7 +63,9 @@ def test_other_separators_encodings_and_compression_are_read(tmp_path: Path) -> 
         table = to_arrow(read_frame(written(tmp_path, "a,naïve\n1,é\n2,y\n".encode(encoding))))
         assert table.column_names == ["a", "naïve"]
         assert table["naïve"].to_pylist() == ["é", "y"]
-    assert to_arrow(read_frame(written(tmp_path, gzip.compress(b"a,b\n1,x\n2,y\n"), "t.csv.gz")))["a"].to_pylist() == want
+    assert (
+        to_arrow(read_frame(written(tmp_path, gzip.compress(b"a,b\n1,x\n2,y\n"), "t.csv.gz")))["a"].to_pylist() == want
+    )
 
 
 def test_quoted_line_breaks_belong_to_the_cell(tmp_path: Path) -> None:
@@ -91,8 +95,8 @@ def test_broken_text_files_are_refused_in_one_sentence(tmp_path: Path, content: 
 def test_broken_and_absent_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file"):
         read_frame(tmp_path / "absent.csv")
+    (tmp_path / "f.csv").mkdir()
     with pytest.raises(DataError, match="is a folder"):
-        (tmp_path / "f.csv").mkdir()
         read_frame(tmp_path / "f.csv")
     with pytest.raises(DataError, match="cannot be read as a parquet table"):
         read_frame(written(tmp_path, "not parquet at all", "t.parquet"))

@@ -106,7 +106,11 @@ def test_two_values_of_any_type_are_binary(values: list[Any], categories: tuple[
 
 def test_constants_are_recorded_and_not_modelled() -> None:
     schema = infer_schema({"a": ["x"] * 3, "b": [None] * 3, "c": [7.5, None, 7.5], "d": [1, 2, 3]})
-    assert [(c.kind, c.value) for c in schema.columns[:3]] == [("constant", "x"), ("constant", None), ("constant", "7.5")]
+    assert [(c.kind, c.value) for c in schema.columns[:3]] == [
+        ("constant", "x"),
+        ("constant", None),
+        ("constant", "7.5"),
+    ]
     assert [c.name for c in schema.scored] == ["d"]
 
 
@@ -121,7 +125,7 @@ def test_dates_are_counted_in_days_and_times_in_their_common_step() -> None:
 
 def test_near_unique_text_is_refused_with_what_to_do() -> None:
     table = {"name": [f"person {i}" for i in range(100)], "x": rng().normal(size=100)}
-    with pytest.raises(DataError, match="'name' is text with 100 different values.*role: ignore.*kind: categorical"):
+    with pytest.raises(DataError, match=r"'name' is text with 100 different values.*role: ignore.*kind: categorical"):
         infer_schema(table)
     assert infer_schema(table, overrides={"name": {"role": "ignore"}})["name"].role == "ignore"
     assert infer_schema(table, roles={"name": "group"})["name"].role == "group"

@@ -38,7 +38,9 @@ def test_a_schema_survives_yaml(tmp_path: Path) -> None:
 
 def test_hand_written_categories_are_text(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
-    path.write_text("columns:\n- {name: 1, kind: binary, storage: int, categories: [0, 1]}\n- {name: k, kind: constant, value: 3}\n")
+    path.write_text(
+        "columns:\n- {name: 1, kind: binary, storage: int, categories: [0, 1]}\n- {name: k, kind: constant, value: 3}\n"
+    )
     assert load_schema(path)["1"].categories == ("0", "1")
     assert load_schema(path)["k"].value == "3"
 
@@ -67,14 +69,23 @@ def test_the_schema_prints_as_a_table_with_measures_and_holes() -> None:
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(schema_table(schema, missing_shares("genzoo:adult")))
     text = console.export_text()
-    for words in ("adult: 48,842 rows, 15 columns", "capital_gain", "cells of 1, atoms 0, 15024", "5.73 %", "categorical"):
+    for words in (
+        "adult: 48,842 rows, 15 columns",
+        "capital_gain",
+        "cells of 1, atoms 0, 15024",
+        "5.73 %",
+        "categorical",
+    ):
         assert words in text
 
 
 def test_measures_name_the_unit() -> None:
     assert measure_text(Column("x", "continuous", unit="km")) == "density per km"
     assert measure_text(Column("x", "quantized", storage="date", step=7.0)) == "probability, cells of 7 days"
-    assert measure_text(Column("x", "mixed", atoms=(0.0,), missing="value")) == "probability of 0, missing, density per unit elsewhere"
+    assert (
+        measure_text(Column("x", "mixed", atoms=(0.0,), missing="value"))
+        == "probability of 0, missing, density per unit elsewhere"
+    )
     assert measure_text(Column("x", "categorical", role="ignore")) == "not modelled"
 
 

@@ -139,7 +139,9 @@ def test_near_unique_names_of_places_are_refused(shared_data: Path) -> None:
     assert schema["numbUrban"].atoms == (0.0,)
 
 
-@pytest.mark.parametrize("table", ["shoppers/train", "california_housing/sklearn_version", "protein/data", "sick/train"])
+@pytest.mark.parametrize(
+    "table", ["shoppers/train", "california_housing/sklearn_version", "protein/data", "sick/train"]
+)
 def test_real_tables_keep_their_verdicts_in_other_units(shared_data: Path, table: str) -> None:
     import numpy as np
     import pyarrow as pa

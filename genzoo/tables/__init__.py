@@ -14,7 +14,6 @@ _LAZY = {
     "fill_holes": "genzoo.tables.encode",
     "training_schema": "genzoo.tables.encode",
     "load_example": "genzoo.tables.examples",
-    "fingerprint": "genzoo.tables.fingerprint",
     "iter_row_groups": "genzoo.tables.frames",
     "read_frame": "genzoo.tables.frames",
     "to_native": "genzoo.tables.frames",

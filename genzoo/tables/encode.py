@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from genzoo.errors import DataError, SchemaError
-from genzoo.tables.cells import as_array, can_be_number, drop_tokens, is_nested, is_text, numbers, texts, type_text
-from genzoo.tables.frames import read_frame, to_arrow, to_native
+from genzoo.tables.cells import as_array, can_be_number, is_text, numbers, texts, type_text
+from genzoo.tables.decode import decode_table, fill_holes
+from genzoo.tables.frames import read_frame, to_arrow
+from genzoo.tables.grid import snap
 from genzoo.tables.schema import Column, Schema
 
 if TYPE_CHECKING:
@@ -35,8 +37,8 @@ class TableData:
             training. A hole of a column with ``missing: value`` has the code after the last category.
         rows: ``(n,)`` int64, number of each row in its file.
         schema: What the columns are.
-        counts: Cells that are ``unseen`` (a category outside the vocabulary), ``off_grid`` (of a quantized column, moved
-            to the nearest grid point) and ``outside`` (beyond declared bounds, left as they are).
+        counts: Cells that are ``unseen`` (a category outside the vocabulary), ``off_grid`` (of a quantized column,
+            moved to the nearest grid point) and ``outside`` (beyond declared bounds, left as they are).
         column_counts: The same by column, columns with none left out.
     """
 
@@ -202,13 +204,14 @@ def _flat(cells: pa.ChunkedArray, column: Column) -> pa.Array:
         return array
     if not nested:
         raise DataError(
-            f"column '{column.name}' is a block of shape {column.shape} and needs a list of {column.width} cells per row"
+            f"column '{column.name}' is a block of shape {column.shape} and needs lists of {column.width} cells"
         )
     lengths = np.asarray(pc.list_value_length(array).fill_null(-1))
     if np.any(lengths != column.width):
         row = int(np.flatnonzero(lengths != column.width)[0])
         raise DataError(
-            f"column '{column.name}', row {row}: {max(int(lengths[row]), 0)} cells, expected {column.width} (shape {column.shape})"
+            f"column '{column.name}', row {row}: {max(int(lengths[row]), 0)} cells, "
+            f"expected {column.width} (shape {column.shape})"
         )
     return as_array(array.flatten())
 
@@ -230,17 +233,15 @@ def number_cells(cells: pa.Array, column: Column, tokens: Iterable[str]) -> np.n
         if is_text(cells.type) or pa.types.is_null(cells.type):
             return np.full(len(cells), np.nan)
         raise DataError(f"column '{column.name}' is {column.kind} and needs numbers; the table holds {cells.type}")
-    if column.storage == "date" and pa.types.is_timestamp(cells.type):
-        cells = cells.cast(pa.date32(), safe=False)
-    if column.storage == "datetime" and pa.types.is_date(cells.type):
-        cells = cells.cast(pa.timestamp("us"))
+    cells = _dated(cells, column)
     if column.storage in ("date", "datetime") and not (
         pa.types.is_date(cells.type) or pa.types.is_timestamp(cells.type)
     ):
-        if not np.all(np.isnan(numbers(cells, tokens))):
-            raise DataError(
-                f"column '{column.name}' holds {column.storage}s like 2024-01-31 in the schema; the table holds {cells.type}"
-            )
+        if cells.null_count == len(cells):
+            return np.full(len(cells), np.nan)
+        raise DataError(
+            f"column '{column.name}' holds {column.storage}s (like 2024-01-31) in the schema, {cells.type} in the table"
+        )
     values = numbers(cells, tokens)
     infinite = np.isinf(values)
     if infinite.any():
@@ -250,6 +251,15 @@ def number_cells(cells: pa.Array, column: Column, tokens: Iterable[str]) -> np.n
             "replace them by numbers, or leave the cells empty"
         )
     return values
+
+
+def _dated(cells: pa.Array, column: Column) -> pa.Array:
+    """Dates as date-times and the other way round, where the schema has the other (pandas has date-times alone)."""
+    if column.storage == "date" and pa.types.is_timestamp(cells.type):
+        return cells.cast(pa.date32(), safe=False)
+    if column.storage == "datetime" and pa.types.is_date(cells.type):
+        return cells.cast(pa.timestamp("us"))
+    return cells
 
 
 def _parse_numbers(cells: pa.Array, column: Column) -> pa.Array:
@@ -266,8 +276,8 @@ def _parse_numbers(cells: pa.Array, column: Column) -> pa.Array:
             wrong.append((cell, row // column.width))
     shown = ", ".join(f"{cell!r} in row {row}" for cell, row in wrong[:3])
     raise DataError(
-        f"column '{column.name}' is {column.kind} and needs numbers; {len(wrong)} of {len(cells)} cells are not: {shown}; "
-        "correct them, or name them as missing tokens"
+        f"column '{column.name}' is {column.kind} and needs numbers; {len(wrong)} of {len(cells)} cells are not: "
+        f"{shown}; correct them, or name them as missing tokens"
     )
 
 
@@ -287,34 +297,26 @@ def _on_measure(values: np.ndarray, column: Column) -> tuple[np.ndarray, int]:
     return values, off
 
 
-def snap(values: np.ndarray, column: Column) -> np.ndarray:
-    """Nearest grid points of a quantized column, written with the column's decimals."""
-    step = float(column.step or 1.0)
-    points = column.origin + np.rint((values - column.origin) / step) * step
-    return np.round(points, column.decimals) if column.decimals is not None else points
-
-
 def _codes(cells: pa.Array, column: Column, tokens: Iterable[str]) -> np.ndarray:
-    hole = len(column.categories) if column.missing == "value" else HOLE
-    words = texts(cells, tokens) if not pa.types.is_null(cells.type) else pa.nulls(len(cells), pa.string())
-    if column.storage == "bool" or (column.storage != "string" and is_text(cells.type)):  # '1.0' or 'true' in a file for 1 or True in the schema
-        words = _as_stored(words, column, tokens)
-    index = pc.index_in(words, value_set=pa.array(column.categories, pa.string()))
-    if column.storage == "string" and index.null_count > words.null_count:
-        plain = pc.index_in(pc.utf8_trim_whitespace(words), value_set=pa.array(column.categories, pa.string()))
-        index = pc.coalesce(index, plain)
-    codes = np.array(index.fill_null(UNSEEN).to_numpy(zero_copy_only=False), dtype=np.int64)
-    codes[np.asarray(words.is_null())] = hole
-    return codes
-
-
-def _as_stored(words: pa.Array, column: Column, tokens: Iterable[str]) -> pa.Array:
+    known = pa.array(column.categories, pa.string())
+    cells = _dated(cells, column)
+    words = pa.nulls(len(cells), pa.string()) if pa.types.is_null(cells.type) else texts(cells, tokens)
     if column.storage == "bool":
         low = pc.utf8_lower(words)
         true, false = (pc.is_in(low, value_set=pa.array(w, pa.string())) for w in (["true", "1"], ["false", "0"]))
-        return pc.if_else(true, "True", pc.if_else(false, "False", words)).cast(pa.string())
-    typed = type_text(words, tokens)
-    return texts(typed, tokens)
+        words = pc.if_else(true, "True", pc.if_else(false, "False", words)).cast(pa.string())
+    elif column.storage != "string" and is_text(cells.type):  # '1.0' in a file for 1 in the schema
+        words = texts(_dated(type_text(words, tokens), column), tokens)
+    index = pc.index_in(words, value_set=known)
+    if column.storage == "string" and index.null_count > words.null_count:
+        index = pc.coalesce(index, pc.index_in(pc.utf8_trim_whitespace(words), value_set=known))
+    codes = np.array(index.fill_null(UNSEEN).to_numpy(zero_copy_only=False), dtype=np.int64)
+    if column.storage == "float" and can_be_number(cells.type):  # 0.1 in single precision is 0.1
+        values, lost = numbers(cells, tokens), codes == UNSEEN
+        for code, category in enumerate(np.array(column.categories, dtype=np.float64) if lost.any() else ()):
+            codes[lost & (np.abs(values - category) <= 2.0**-23 * abs(category))] = code
+    codes[np.asarray(words.is_null())] = len(column.categories) if column.missing == "value" else HOLE
+    return codes
 
 
 def _by_column(columns: Sequence[Column], hit: np.ndarray) -> dict[str, int]:
@@ -368,132 +370,6 @@ def training_schema(schema: Schema, data: TableData) -> Schema:
         kept = [name for name, present in zip(column.categories, seen) if present]
         vocabularies[column.name] = kept or list(column.categories)
     return schema.for_training(len(data), vocabularies)
-
-
-def decode_table(data: TableData, schema: Schema | None = None, backend: Any = "pandas") -> Any:
-    """A frame in the table's own form: integers, dates, categories as stored, constants restored, ignored columns absent.
-
-    Args:
-        data: Raw values (rows of a table, or samples).
-        schema: Their schema; default ``data.schema``.
-        backend: ``pandas``, ``polars``, ``pyarrow``, or a frame whose form is taken.
-    """
-    schema = schema or data.schema
-    arrays: dict[str, pa.Array] = {}
-    start = 0
-    for column in schema.numeric:
-        arrays[column.name] = _blocked(
-            _numbers_out(data.numeric[:, start : start + column.width].reshape(-1), column), column
-        )
-        start += column.width
-    start = 0
-    for column in schema.categorical:
-        arrays[column.name] = _blocked(
-            _categories_out(data.codes[:, start : start + column.width].reshape(-1), column), column
-        )
-        start += column.width
-    for column in schema.columns:
-        if column.kind == "constant" and column.role not in ("ignore", "group", "time"):
-            arrays[column.name] = _blocked(
-                _written([column.value], column).take(pa.array(np.zeros(len(data) * column.width, dtype=np.int64))),
-                column,
-            )
-    names = [c.name for c in schema.columns if c.name in arrays]
-    return to_native(pa.table([arrays[name] for name in names], names=names), backend)
-
-
-def _blocked(flat: pa.Array, column: Column) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(flat, column.width) if column.shape else flat
-
-
-def _numbers_out(values: np.ndarray, column: Column) -> pa.Array:
-    hole = np.isnan(values)
-    if column.kind == "quantized":
-        values = snap(values, column)
-    elif column.decimals is not None:
-        values = np.round(values, column.decimals)
-    if column.atoms:
-        atoms = np.array(column.atoms)
-        nearest = atoms[np.abs(values[:, None] - atoms).argmin(axis=1)] if len(values) else values
-        values = np.where(np.abs(values - nearest) <= 2.0**-23 * np.abs(nearest), nearest, values)
-    if column.storage in ("int", "date"):
-        bound = 2.0**31 - 1 if column.storage == "date" else 2.0**62
-        whole = np.clip(np.rint(np.where(hole, 0.0, values)), -bound, bound).astype(np.int64)
-        array = pa.array(whole, pa.int64(), mask=hole)
-        return array.cast(pa.int32()).cast(pa.date32()) if column.storage == "date" else array
-    if column.storage == "datetime":
-        ticks = np.clip(np.rint(np.where(hole, 0.0, values) * 1e6), -(2.0**62), 2.0**62).astype(np.int64)
-        return pa.array(ticks, pa.int64(), mask=hole).cast(pa.timestamp("us"))
-    return pa.array(values, pa.float64(), mask=hole)
-
-
-def _categories_out(codes: np.ndarray, column: Column) -> pa.Array:
-    known = (codes >= 0) & (codes < len(column.categories))
-    words = _written(list(column.categories), column)
-    return (
-        words.take(pa.array(np.where(known, codes, 0), mask=~known)) if len(words) else pa.nulls(len(codes), words.type)
-    )
-
-
-def _written(words: list[str | None], column: Column) -> pa.Array:
-    """Categories, or the value of a constant column, as cells of the column's storage."""
-    array = pa.array(words, pa.string())
-    if column.storage == "bool":
-        return pa.array([None if w is None else w == "True" for w in words], pa.bool_())
-    kinds = {"int": pa.int64(), "float": pa.float64(), "date": pa.date32(), "datetime": pa.timestamp("us")}
-    if column.storage in kinds:
-        return array.cast(kinds[column.storage])
-    return array
-
-
-def fill_holes(frame: Any, data: TableData, completed: TableData) -> nw.DataFrame[Any]:
-    """The frame with its missing modelled cells taken from ``completed``; every observed cell is left untouched.
-
-    Args:
-        frame: The rows as they were given.
-        data: The same rows encoded, with holes.
-        completed: The same rows without holes.
-    """
-    frame = frame if isinstance(frame, nw.DataFrame) else read_frame(frame)
-    table = to_arrow(frame)
-    filled = decode_table(completed, data.schema, "pyarrow")
-    holes: dict[str, np.ndarray] = {}
-    for columns, gone in ((data.schema.numeric, np.isnan(data.numeric)), (data.schema.categorical, data.codes == HOLE)):
-        start = 0
-        for column in columns:
-            holes[column.name] = gone[:, start : start + column.width].any(axis=1)
-            start += column.width
-    out: dict[str, Any] = {name: table[name] for name in table.column_names}
-    for column in data.schema.columns:
-        gone = holes.get(column.name)
-        if gone is None or not gone.any():
-            continue
-        if column.name not in out:
-            out[column.name] = filled[column.name]
-            continue
-        given, drawn = as_array(out[column.name]), as_array(filled[column.name])
-        out[column.name] = _merge(given, drawn, gone, column, data.schema.missing_tokens)
-    backend = frame.to_native() if isinstance(frame, nw.DataFrame) else frame
-    return nw.from_native(to_native(pa.table(list(out.values()), names=list(out)), backend), eager_only=True)
-
-
-def _merge(given: pa.Array, drawn: pa.Array, gone: np.ndarray, column: Column, tokens: Iterable[str]) -> pa.Array:
-    mask = pa.array(gone)
-    if column.shape:
-        return pa.array(
-            [b if hole else a for a, b, hole in zip(given.to_pylist(), drawn.to_pylist(), gone)], drawn.type
-        )
-    if pa.types.is_null(given.type):
-        return drawn
-    if is_text(given.type):
-        return pc.if_else(mask, texts(drawn), drop_tokens(given, tokens))
-    if pa.types.is_integer(given.type) and pa.types.is_integer(drawn.type):
-        given = given.cast(pa.int64())
-    elif pa.types.is_floating(given.type) or pa.types.is_decimal(given.type):
-        given, drawn = given.cast(pa.float64()), drawn.cast(pa.float64())
-    else:
-        given = given.cast(drawn.type, safe=False)
-    return pc.if_else(mask, drawn, given)
 
 
 __all__ = [

@@ -35,14 +35,15 @@ def read_frame(
 ) -> nw.DataFrame[Any]:
     """A table as a narwhals frame.
 
-    Text files are read whole as text, stripped of surrounding blanks; then each column whose every cell is an integer, a
-    number, a date (``2024-01-31``) or a date-time becomes one, so that missing tokens mean the same in every column.
+    Text files are read whole as text, stripped of surrounding blanks; then each column whose every cell is an integer,
+    a number, a date (``2024-01-31``) or a date-time becomes one, so that missing tokens mean the same in every column.
     Integers above 2**63 stay text. A decimal comma stays text.
 
     Args:
         source: Path of a CSV, TSV, Parquet, Feather or Arrow file; ``genzoo:adult`` or ``sklearn:NAME``
-            (see :mod:`genzoo.tables.examples`); a pandas, polars or narwhals frame; an Arrow table; a dictionary of columns.
-        schema: Columns that it holds as text stay text, whatever their cells look like, and its missing tokens are used.
+            (see :mod:`genzoo.tables.examples`); a pandas, polars or narwhals frame; an Arrow table; a dictionary of
+            columns.
+        schema: Columns that it holds as text stay text, whatever their cells look like; its missing tokens are used.
         missing_tokens: Text cells read as missing; the default is ``"", "NA", "NaN", "nan", "?", "null"``.
         columns: Read these columns alone.
 
@@ -67,7 +68,7 @@ def read_frame(
     if isinstance(source, nw.LazyFrame):
         source = source.collect()
     if not isinstance(source, nw.DataFrame):
-        names = getattr(source, "column_names", None) or getattr(source, "columns", ())
+        names = source.column_names if isinstance(source, pa.Table) else getattr(source, "columns", [])
         _refuse_duplicates([str(name) for name in names])
         if type(source).__module__.startswith("polars") and type(source).__name__ == "LazyFrame":
             source = source.collect()
@@ -77,8 +78,8 @@ def read_frame(
             source = nw.from_native(source, eager_only=True)
         except TypeError:
             raise DataError(
-                f"cannot read a table from {type(source).__name__}; give a path (CSV, TSV, Parquet, Feather), a pandas or "
-                "polars frame, an Arrow table or a dictionary of columns"
+                f"cannot read a table from {type(source).__name__}; give a path (CSV, TSV, Parquet, Feather), a pandas "
+                "or polars frame, an Arrow table or a dictionary of columns"
             ) from None
     return _checked(source, "the table", columns)
 
@@ -327,7 +328,7 @@ def source_name(source: Any) -> str:
 def iter_row_groups(
     source: Any, columns: Iterable[str] | None = None, missing_tokens: Iterable[str] | None = None
 ) -> Iterator[nw.DataFrame[Any]]:
-    """The rows of a table in pieces that fit in memory: the row groups of a Parquet file; any other table in one piece."""
+    """The rows of a table in pieces that fit in memory: the row groups of a Parquet file, any other table whole."""
     if isinstance(source, (str, os.PathLike)) and not str(source).startswith(("sklearn:", "genzoo:")):
         path = Path(source).expanduser()
         if file_kind(path) == "parquet":
@@ -386,7 +387,7 @@ def write_frame(frame: Any, path: str | os.PathLike[str], overwrite: bool = Fals
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
-    """Gives a temporary path beside ``path`` and renames it when the block ends well: nothing half-written is ever seen.
+    """Gives a temporary path beside ``path``, renamed when the block ends well: nothing half-written is ever seen.
 
     Raises:
         DataError: the path exists (and ``overwrite`` is off), or the folder is absent or cannot be written.

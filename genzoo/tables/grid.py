@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from genzoo.tables.schema import Column
+
 _SINGLE = 2.0**-24  # relative rounding error of single precision
 _DOUBLE = 2.0**-53
 _FINEST = 2.0**-40  # a cell below this share of the largest value has edges that float64 confuses
@@ -49,27 +51,36 @@ def find_grid(values: np.ndarray, single: bool = False) -> Grid:
     if single or is_single(values):
         printed = _decimal_grid(values, True)
         if printed is not None and (
-            printed.step < 2 * _SINGLE * largest
-            or _log_chance(2 * _SINGLE * np.abs(values), printed.step) > _ACCIDENT
+            printed.step < 2 * _SINGLE * largest or _log_chance(2 * _SINGLE * np.abs(values), printed.step) > _ACCIDENT
         ):
             printed = None
     else:
         printed = _decimal_grid(values, False)
-    fitted = None
-    if printed is None or printed.step < finest or single or is_single(values):
-        fitted = _any_grid(values, _SINGLE)
-        if fitted is None or fitted.step < 2 * _SINGLE * largest:
-            fitted = _any_grid(values, _DOUBLE) if printed is None else None
-    found = [grid for grid in (printed, fitted) if grid is not None and grid.step >= finest]
-    if not found:
-        return Grid(finest, 0.0, None, False)
-    return max(found, key=lambda grid: grid.step if grid is fitted else 1.5 * grid.step)
+        if printed is not None and printed.step >= finest:
+            return printed
+        printed = None
+    # Digits of single precision are noisy: 10.24 k may look like a multiple of 0.01. The coarser step counts.
+    fitted = _any_grid(values, _SINGLE)
+    if fitted is None or fitted.step < 2 * _SINGLE * largest:
+        fitted = _any_grid(values, _DOUBLE) if printed is None else None
+    if printed is not None and (fitted is None or fitted.step < 1.5 * printed.step):
+        return printed
+    if fitted is not None and fitted.step >= finest:
+        return fitted
+    return Grid(finest, 0.0, None, False)
 
 
 def _log_chance(tolerance: np.ndarray, step: float) -> float:
     """Log-probability that values with these rounding errors lie on a grid of this step by accident."""
     known = tolerance[tolerance > 0]
     return float(np.log(np.minimum(1.0, known / step)).sum())
+
+
+def snap(values: np.ndarray, column: Column) -> np.ndarray:
+    """Nearest grid points of a quantized column, written with the column's decimals."""
+    step = float(column.step or 1.0)
+    points = column.origin + np.rint((values - column.origin) / step) * step
+    return np.round(points, column.decimals) if column.decimals is not None else points
 
 
 def is_single(values: np.ndarray) -> bool:
@@ -189,7 +200,9 @@ def _refit(length: np.ndarray, slack: np.ndarray, step: float) -> tuple[float, f
         if end:
             index, weight = np.rint(length[:end] / step), slack[:end].clip(1e-300) ** -2
             weight /= weight.max()
-            fitted = float((weight * index * length[:end]).sum() / (weight * index * index).sum()) if index.any() else step
+            fitted = (
+                float((weight * index * length[:end]).sum() / (weight * index * index).sum()) if index.any() else step
+            )
             remainder = np.abs(length[:end] - np.rint(length[:end] / fitted) * fitted)
             beyond = remainder > slack[:end]
             if beyond.any():

@@ -110,7 +110,9 @@ def missing_shares(source: Any, missing_tokens: Iterable[str] = MISSING_TOKENS) 
         table = to_arrow(frame)
         for name in table.column_names:
             array = flat_cells(table[name])
-            gone = np.isnan(numbers(array, tokens)).sum() if can_be_number(array.type) else texts(array, tokens).null_count
+            gone = (
+                np.isnan(numbers(array, tokens)).sum() if can_be_number(array.type) else texts(array, tokens).null_count
+            )
             missing[name] = missing.get(name, 0) + int(gone)
             cells[name] = cells.get(name, 0) + len(array)
     return {name: missing[name] / max(1, cells[name]) for name in cells}
@@ -174,7 +176,7 @@ def refusal(values: Values) -> str | None:
     if values.is_number or values.storage == "bool":
         return None
     distinct, present = len(values.words), values.num_present
-    advice = f"ignore it (role: ignore), or declare it categorical (kind: categorical) in the schema of column '{values.name}'"
+    advice = "ignore it (role: ignore), or declare it categorical (kind: categorical), in the schema"
     numeric = [word for word in values.words if _is_number(word)]
     others = [word for word in values.words if not _is_number(word)]
     near_unique = distinct > MAX_CATEGORIES or distinct > max(FEW_CATEGORIES, MAX_UNIQUE_SHARE * present)
@@ -188,7 +190,8 @@ def refusal(values: Values) -> str | None:
         )
     if near_unique:
         more = "more than " if values.truncated else ""
-        return f"column '{values.name}' is text with {more}{distinct} different values in {present} rows, too many to learn; {advice}"
+        found = f"column '{values.name}' is text with {more}{distinct} different values in {present} rows"
+        return f"{found}, too many to learn; {advice}"
     return None
 
 
@@ -281,10 +284,11 @@ def _number_column(values: Values, base: dict[str, Any]) -> Column:
 
 
 def _quantized(values: Values, base: dict[str, Any], atoms: np.ndarray, why: str) -> Column:
-    if values.storage == "datetime":  # cells are microseconds at the finest
-        ticks = np.rint(values.values * 1e6).astype(np.int64)
+    if values.storage in ("int", "date", "datetime"):  # whole numbers of units, days or microseconds
+        per_unit = 10**6 if values.storage == "datetime" else 1
+        ticks = np.rint(values.values * per_unit).astype(np.int64)
         divisor = int(np.gcd.reduce(np.diff(ticks))) or 1
-        step, origin, decimals, common = divisor / 1e6, int(ticks[0]) % divisor / 1e6, None, True
+        step, origin, decimals, common = divisor / per_unit, int(ticks[0]) % divisor / per_unit, None, True
     else:
         grid = find_grid(values.values, values.single)
         step, origin, decimals, common = grid.step, grid.origin, grid.decimals, grid.common

@@ -1,8 +1,8 @@
 """The schema of a table: what each column is, and the base measure its likelihood refers to.
 
-The schema alone fixes the measure (kind, step, origin, unit, atoms, bounds, role), so two models trained with one schema
-give likelihoods in the same units. What is read from training rows only (vocabularies, the number of training rows) is
-added by :meth:`Schema.for_training` and does not enter :attr:`Schema.measure`.
+The schema alone fixes the measure (kind, step, origin, unit, atoms, bounds, role), so two models trained with one
+schema give likelihoods in the same units. What is read from training rows only (vocabularies, the number of training
+rows) is added by :meth:`Schema.for_training` and does not enter :attr:`Schema.measure`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from genzoo.errors import DataError
-from genzoo.tables.cells import as_array, can_be_number, is_nested, is_text, number_text, numbers, storage_of, texts, type_text
+from genzoo.tables.cells import (
+    as_array,
+    can_be_number,
+    is_text,
+    number_text,
+    numbers,
+    storage_of,
+    texts,
+    type_text,
+)
 
 MAX_VALUES = 1 << 20  # distinct values kept exactly; above, a sample of them
 MAX_WORDS = 1 << 16  # distinct texts kept; far above what a categorical column may have
@@ -88,7 +97,7 @@ class Tally:
         """Counts the cells of the next piece.
 
         Raises:
-            DataError: infinite values, lists of unequal length, or cells of a type that is neither number, text nor date.
+            DataError: infinite values, lists of unequal length, or cells that are neither numbers, text nor dates.
         """
         array = as_array(cells)
         if (
