@@ -1,4 +1,4 @@
-"""Trains and evaluates one model of a comparison, in a process of its own: ``python -m genzoo.commands.compare_worker JOB``.
+"""Trains and evaluates one model of a comparison, in a process of its own.
 
 A result depends on the table, the stored split and schema, the model and the seed; never on the other models.
 """

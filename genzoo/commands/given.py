@@ -1,4 +1,4 @@
-"""What was typed after ``fit``, ``validate``, ``test`` or ``predict``, checked and resolved before torch is imported."""
+"""What was typed after ``fit``, ``validate``, ``test`` or ``predict``: checked before torch is imported."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ OPTIONS = {
 }
 FLAGS = ("help", "help_all", "print_config")
 NESTED = ("model", "data", "trainer")
+NAME_LISTS = ("context", "treatment", "outcome", "sensitive", "ignore")
 RUN_OPTIONS = {"seed", "run_dir", "ckpt_path", "warm_start"}
 
 
@@ -44,7 +45,7 @@ class Given:
     helps: tuple[str, str] | None = None
 
     def option(self, name: str) -> Any:
-        """Value of ``seed``, ``run_dir``, ``ckpt_path`` or ``warm_start``: typed, else of the last recipe, else ``None``."""
+        """Value of one of ``RUN_OPTIONS``: typed, else of the last recipe, else ``None``."""
         for key, value in reversed(self.typed):
             if key == name:
                 return value
@@ -146,6 +147,8 @@ def _take(given: Given, key: str, value: str, here: Path) -> None:
         given.typed.append((key, _part(key, value, here)))
     elif key == "trainer":
         given.layers.append({"trainer": read_yaml(value)})
+    elif key.removeprefix("data.").removeprefix("init_args.") in NAME_LISTS and not value.startswith("["):
+        given.typed.append((key, json.dumps([name.strip() for name in value.split(",")])))
     elif key.startswith("data.") and is_path_option(key):
         given.typed.append((key, absolute(value, here)))
     else:

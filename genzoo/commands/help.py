@@ -20,7 +20,7 @@ EXAMPLES = {
         ["genzoo validate --ckpt_path runs/RUN"],
     ),
     "test": (
-        "Log-likelihood of a trained model on its test rows. Model and data come from the checkpoint; what is typed wins.",
+        "Log-likelihood of a trained model on its test rows. The checkpoint gives model and data; what is typed wins.",
         ["genzoo test --ckpt_path runs/RUN", "genzoo test --ckpt_path runs/RUN --model.draws 64"],
     ),
     "predict": (
@@ -87,6 +87,4 @@ def require_no_both(given: Given) -> None:
         UsageError: it does.
     """
     if given.option("ckpt_path") and given.option("warm_start"):
-        raise UsageError(
-            "--ckpt_path resumes a run and --warm_start begins a new one from its weights; give one of them"
-        )
+        raise UsageError("--ckpt_path resumes a run, --warm_start begins a new one from its weights; give one of them")

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import yaml
+from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from genzoo.commands import output
 from genzoo.commands.given import Given
-from genzoo.commands.parsed import ParseTrouble, parse_sentence
+from genzoo.commands.parsed import parse_sentence, require_known_options
 from genzoo.commands.restored import Restored, adapt_rows, data_changed
 from genzoo.datamodules.base import TableDataModule
 from genzoo.errors import DataError, GenZooError
@@ -37,6 +39,9 @@ DEFAULT_DATA = "genzoo.datamodules.table.Table"
 RUN_DIR_OF_RANKS = "GENZOO_RUN_DIR"
 
 
+PARSING: dict[str, Any] = {"exit_on_error": False, "description": None, "allow_abbrev": False}
+
+
 class GenZooCLI(LightningCLI):
     """Parses the options of one command and makes the datamodule and the model; nothing is run.
 
@@ -48,17 +53,17 @@ class GenZooCLI(LightningCLI):
     def __init__(self, given: Given, restored: Restored | None = None) -> None:
         self.given = given
         self.restored = restored
-        base = [restored.layer()] if restored else [new_run(given)]
+        self.base = restored.layer() if restored else new_run(given)
         super().__init__(
             DensityModel,
             TableDataModule,
             save_config_callback=None,
             trainer_defaults=trainer_defaults(),
             seed_everything_default=False,
-            parser_kwargs={"exit_on_error": False, "prog": f"genzoo {given.command}", "description": None},
+            parser_kwargs=PARSING | {"prog": f"genzoo {given.command}"},
             subclass_mode_model=True,
             subclass_mode_data=True,
-            args=given.arguments([part for part in base if part]),
+            args=given.arguments([self.base]),
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -73,12 +78,11 @@ class GenZooCLI(LightningCLI):
             parser.link_arguments("data.schema_dict", "model.init_args.schema", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        from jsonargparse import ArgumentError
-
+        require_known_options(self.given, self.base)
         try:
             self.config = parser.parse_args(args)
-        except (ArgumentError, ParseTrouble) as error:
-            raise GenZooError(parse_sentence(error, parser, self.given)) from error
+        except (ArgumentError, TypeError, ValueError) as error:
+            raise GenZooError(parse_sentence(error, self.given)) from error
 
     def _set_seed(self) -> None:
         """No global seed: the datamodule and the model carry their own."""
@@ -100,10 +104,16 @@ class GenZooCLI(LightningCLI):
     def make_trainer(self, folder: str | Path, **own: Any) -> pl.Trainer:
         """The Trainer of this command, writing into ``folder``."""
         options = dict(self.config_init["trainer"])
+        for option, ours in (("gradient_clip_val", "gradient_clip"), ("accumulate_grad_batches", "accumulate")):
+            if options.get(option) not in (None, 1):
+                raise GenZooError(f"--trainer.{option} does not reach the optimiser here; use --model.{ours}")
         progress = options.pop("enable_progress_bar", None) is not False
         if options.get("logger") is True:
             options.pop("logger")
-        return make_trainer(folder, progress=progress, **(options | own))
+        try:
+            return make_trainer(folder, progress=progress, **(options | own))
+        except MisconfigurationException as error:
+            raise GenZooError(f"the trainer's options do not fit this machine: {error}") from error
 
     def config_text(self) -> str:
         """The full configuration as YAML that ``--config`` takes again."""
@@ -253,8 +263,9 @@ def print_help(given: Given) -> None:
         print(cli.parser.format_help())
         return
     kind, path = given.helps
-    parser = LightningArgumentParser(exit_on_error=False, prog=f"genzoo {given.command}", description=None)
-    parser.add_subclass_arguments(DensityModel if kind == "model" else TableDataModule, kind)
+    parser = LightningArgumentParser(exit_on_error=False, allow_abbrev=False, prog=f"genzoo {given.command}")
+    base, hidden = (DensityModel, {"schema"}) if kind == "model" else (TableDataModule, {"frame"})
+    parser.add_subclass_arguments(base, kind, skip=hidden)
     parser.parse_args([f"--{kind}.help={path}"] if path else [f"--{kind}.help"])
 
 

@@ -80,7 +80,7 @@ def resolved_part(part: Any, kind: str, folder: Path) -> dict[str, Any]:
         kind: ``model`` or ``data``.
         folder: What relative paths are relative to.
     """
-    found = {"class_path": part} if isinstance(part, str) else dict(part)
+    found: dict[str, Any] = {"class_path": part} if isinstance(part, str) else dict(part)
     find = find_model if kind == "model" else find_datamodule
     if "class_path" in found:
         found["class_path"] = find(str(found["class_path"]))

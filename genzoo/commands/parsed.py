@@ -2,91 +2,115 @@
 
 from __future__ import annotations
 
-import argparse
+import difflib
 import inspect
 import re
 from importlib import import_module
 from typing import Any
 
 from genzoo.commands.given import Given
-from genzoo.commands.parsing import near
+from genzoo.errors import GenZooError
 
-ParseTrouble = (argparse.ArgumentError, TypeError, ValueError)
+KINDS = ("model", "data", "trainer")
 
 
-def parse_sentence(error: Exception, parser: Any, given: Given) -> str:
-    """What is wrong with an option, with the nearest names.
+def require_known_options(given: Given, base: dict[str, Any]) -> None:
+    """Checks that the model, the datamodule and the Trainer have the options that were typed or stand in a recipe.
+
+    Args:
+        given: The options.
+        base: What holds where nothing was typed: class paths of the model and the data.
+
+    Raises:
+        GenZooError: names the option, its owner and the nearest options.
+    """
+    for kind in KINDS:
+        path = given.class_path(kind) or base.get(kind, {}).get("class_path")
+        names = option_names(kind, path)
+        for option in _named_options(given, kind):
+            if names and option not in names:
+                owner = "the Trainer" if kind == "trainer" else str(path).rpartition(".")[2]
+                found = [f"'--{kind}.{name}'" for name in difflib.get_close_matches(option, names, n=3, cutoff=0.6)]
+                lists = "--help_all lists them" if kind == "trainer" else f"--{kind}.help {owner} lists them"
+                hint = f"did you mean {' or '.join(found)}?" if found else lists
+                raise GenZooError(f"{owner} has no option '--{kind}.{option}'; {hint}")
+
+
+def _named_options(given: Given, kind: str) -> list[str]:
+    options = []
+    for key, _ in given.typed:
+        first, dot, rest = key.partition(".")
+        rest = rest.removeprefix("init_args.").removeprefix("dict_kwargs.")
+        if first == kind and dot and rest != "class_path":
+            options.append(rest.partition(".")[0].removesuffix("+"))
+    for layer in given.layers:
+        part = layer.get(kind) or {}
+        options += list(part if kind == "trainer" else part.get("init_args") or {})
+    return options
+
+
+def parse_sentence(error: Exception, given: Given) -> str:
+    """What is wrong with the value of an option, in one sentence.
 
     Args:
         error: What the parser raised.
-        parser: The parser, which knows the options of the Trainer.
         given: The options.
     """
     text = str(error)
-    unknown = _unknown_option(text, given)
-    if unknown is not None:
-        key, names = unknown
-        kind, _, option = key.partition(".")
-        hint = near(option, names)
-        place = f"--{kind}.help NAME lists them" if kind in ("model", "data") else "--help_all lists them"
-        owner = {"model": _class_name(given, "model"), "data": _class_name(given, "data"), "trainer": "Trainer"}[kind]
-        return f"{owner} has no option '--{key}'; {hint.replace(chr(39), f'{chr(39)}--{kind}.', 1) if hint else place}"
-    return _first_sentence(text)
+    for key, value in given.typed:
+        short = key.replace("init_args.", "")
+        last = short.rpartition(".")[2]
+        if "." in key and value in text and last in text:
+            return f"--{short} {value}: {_cause(text)}"
+    return _cause(text)
 
 
-def _unknown_option(text: str, given: Given) -> tuple[str, list[str]] | None:
-    for key, _ in given.typed:
-        kind, dot, option = key.partition(".")
-        option = option.removeprefix("init_args.").removesuffix("+")
-        if dot and "." not in option:
-            names = option_names(given, kind)
-            if names and option not in names:
-                return f"{kind}.{option}", names
-    for layer in given.layers:
-        for kind in ("model", "data", "trainer"):
-            part = layer.get(kind) or {}
-            for option in part if kind == "trainer" else part.get("init_args") or {}:
-                names = option_names(given, kind)
-                if names and option not in names:
-                    return f"{kind}.{option}", names
-    return None
-
-
-def option_names(given: Given, kind: str) -> list[str]:
+def option_names(kind: str, path: str | None) -> list[str]:
     """Arguments of the model, the datamodule or the Trainer, those of base classes included."""
     if kind == "trainer":
         import lightning.pytorch as pl
 
         return [name for name in inspect.signature(pl.Trainer.__init__).parameters if name != "self"]
-    path = given.class_path(kind)
     if path is None:
         return []
     module, _, name = path.rpartition(".")
     try:
         found = getattr(import_module(module), name)
-    except (ImportError, AttributeError):
-        return []
+    except (ImportError, AttributeError) as error:
+        raise GenZooError(f"--{kind} {path} cannot be imported: {error}") from error
     names: list[str] = []
     for base in found.__mro__:
-        if "__init__" not in base.__dict__ or not base.__module__.startswith(("genzoo", found.__module__)):
+        if "__init__" not in base.__dict__ or base.__module__.startswith(("lightning.", "torch.")):
             continue
         parameters = inspect.signature(base.__init__).parameters.values()
-        names += [
-            p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"
-        ]
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        names += [p.name for p in parameters if p.kind in named and p.name != "self"]
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
             break
-    return [name for name in dict.fromkeys(names) if name != "schema" or kind == "data"]
+    hidden = {"model": "schema", "data": "frame"}[kind]
+    return [name for name in dict.fromkeys(names) if name != hidden]
 
 
-def _class_name(given: Given, kind: str) -> str:
-    return (given.class_path(kind) or kind).rpartition(".")[2]
-
-
-def _first_sentence(text: str) -> str:
+def _cause(text: str) -> str:
     """The innermost cause: parsers put the outer ones first and indent the inner ones."""
+    known = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
+    expected = []
+    for kind in re.findall(r"Expected (?:a|an|one of|any of)?:? ?([^\n]*)", text):
+        if "TableDataModule" in kind or "DensityModel" in kind:
+            continue
+        kind = re.sub(r"\.? ?Got value:.*", "", kind)
+        if "Sequence" in kind:
+            kind = "a list such as [a, b]"
+        name = re.fullmatch(r"<class '(?:\w+\.)*(\w+)'>", kind.strip())
+        word = (
+            known.get(name.group(1), name.group(1))
+            if name
+            else re.sub(r"^typing\.Literal", "one of ", kind.strip(" ."))
+        )
+        expected.append(word)
+    words = [word for word in dict.fromkeys(expected) if word != "null"] or list(dict.fromkeys(expected))
+    if words:
+        return f"expected {' or '.join(words)}"
     lines = [line.strip(" -") for line in text.splitlines() if line.strip(" -")]
     lines = [line for line in lines if not line.startswith(("Given value type:", "Does not validate against any"))]
-    text = " ".join(lines)
-    text = re.sub(r"^(Parser key|argument|Validation failed:)\s*", "option ", text)
-    return re.sub(r"\s+", " ", text)[:400]
+    return re.sub(r"\s+", " ", " ".join(lines))[:400]

@@ -127,10 +127,8 @@ class Sources:
                 f"{name} was trained on a frame in memory and does not say where its rows are; give --on FILE"
             )
         trusted_datamodule(record["class_path"])
-        for known, datamodule in self.made:
-            if known == record:
-                break
-        else:
+        datamodule = next((made for known, made in self.made if known == record), None)
+        if datamodule is None:
             datamodule = make_source(record)
             self.made.append((record, datamodule))
             changed = data_changed(datamodule, model.schema)

@@ -68,8 +68,8 @@ class Restored:
         kept = self.content[KEY]["class_path"]
         if class_path != kept:
             raise CheckpointError(
-                f"'{self.path}' holds a {kept.rpartition('.')[2]}, and --model asks for {class_path.rpartition('.')[2]}; "
-                "leave out --model"
+                f"'{self.path}' holds a {kept.rpartition('.')[2]}, and --model asks for "
+                f"{class_path.rpartition('.')[2]}; leave out --model"
             )
 
     def load_into(self, model: Any) -> None:
@@ -81,10 +81,10 @@ class Restored:
         try:
             model.load_state_dict(self.content["state_dict"])
         except RuntimeError as error:
-            lines = [line.strip() for line in str(error).splitlines()]
+            lines = [*(line.strip() for line in str(error).splitlines()), "", ""]
             raise CheckpointError(
-                f"'{self.path}' does not fit the model's arguments ({(lines + [''])[1]}); leave out --model options that "
-                "change its shape"
+                f"'{self.path}' does not fit the model's arguments ({lines[1]}); leave out --model options "
+                "that change its shape"
             ) from error
         model.restore_extra(self.content)
         model.training_record = self.content[KEY]["training"]
@@ -111,7 +111,8 @@ def data_changed(datamodule: Any, schema: Schema) -> list[str]:
         return []
     if datamodule.schema.source == schema.source:
         return [
-            f"warning: '{datamodule.name}' has changed since the model was trained (fingerprint {now[:8]}, then {schema.fingerprint[:8]})"
+            f"warning: '{datamodule.name}' has changed since the model was trained "
+            f"(fingerprint now {now[:8]}, then {schema.fingerprint[:8]})"
         ]
     return [f"note: the model was trained on '{schema.source}'; these rows are of '{datamodule.schema.source}'"]
 

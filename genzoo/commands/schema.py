@@ -8,9 +8,7 @@ from genzoo.commands.parsing import Parser, words
 
 def run(arguments: list[str]) -> int:
     """Prints the schema of a table and, with ``-o``, writes it as YAML."""
-    parser = Parser(
-        "schema", "What each column of a table is taken for: its base measure."
-    )
+    parser = Parser("schema", "What each column of a table is taken for: its base measure.")
     parser.add_argument("file", metavar="FILE", help="csv, tsv, parquet, feather; or sklearn:wine, genzoo:adult")
     parser.add_argument("-o", "--output", metavar="YAML", help="write the schema here, to edit")
     parser.add_argument("--overwrite", action="store_true", help="replace YAML if it exists")
