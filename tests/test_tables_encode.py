@@ -258,3 +258,36 @@ def test_a_table_has_the_same_raw_values_after_a_trip_through_a_file(
     first, second = encode_frame(table, schema), encode_frame(read_frame(path, schema=schema), schema)
     np.testing.assert_array_equal(first.numeric, second.numeric)
     np.testing.assert_array_equal(first.codes, second.codes)
+
+
+def test_two_dates_match_in_pandas_which_has_midnights_only() -> None:
+    days = pa.table({"d": pa.array([18000, 18007, None, 18000], pa.int32()).cast(pa.date32())})
+    schema = infer_schema(days, cache=False)
+    assert (schema["d"].kind, schema["d"].storage) == ("binary", "date")
+    data = encode_frame(days, schema)
+    np.testing.assert_array_equal(encode_frame(decode_table(data, backend="pandas"), schema).codes, data.codes)
+
+
+def test_a_category_in_single_precision_is_that_category() -> None:
+    schema = infer_schema({"x": [0.1, 0.7, 0.1]}, cache=False)
+    data = encode_frame({"x": np.array([0.1, 0.7, 0.2], np.float32).astype(np.float64)}, schema)
+    np.testing.assert_array_equal(data.codes[:, 0], [0, 1, -2])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_generated_table_is_described_encoded_and_decoded_stably(tmp_path: Path, seed: int) -> None:
+    from random_tables import random_table, write_random
+
+    frame = random_table(seed)
+    if len(frame) < 2:
+        with pytest.raises(DataError, match="1 row"):
+            infer_schema(frame, cache=False)
+        return
+    path = write_random(frame, tmp_path, seed)
+    schema = infer_schema(path, refused="ignore", cache=False)
+    data = encode_frame(read_frame(path, schema=schema), schema)
+    assert data.counts == {"unseen": 0, "off_grid": 0, "outside": 0}
+    if schema.scored:
+        again = encode_frame(decode_table(data, backend="polars"), schema)
+        np.testing.assert_array_equal(again.numeric, data.numeric)
+        np.testing.assert_array_equal(again.codes, data.codes)

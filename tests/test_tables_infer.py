@@ -186,6 +186,9 @@ def test_overrides_read_from_the_data_what_the_kind_needs() -> None:
     assert column(values, overrides={"x": {"kind": "categorical"}}).categories[0] == str(values.min())
     assert column(rng().normal(size=50).round(3), overrides={"x": {"kind": "quantized"}}).step == 0.001
     assert column(values, overrides={"x": {"kind": "quantized", "step": 0.5}}).step == 0.5
+    assert column(values, overrides={"x": {"kind": "mixed", "atoms": [9.0]}}).atoms == (9.0,)
+    with pytest.raises(SchemaError, match="no atoms"):
+        column(rng().normal(size=50), overrides={"x": {"kind": "mixed"}})
     with pytest.raises(SchemaError, match="cannot be quantized"):
         column(["a", "b", "c"] * 5, overrides={"x": {"kind": "quantized"}})
     with pytest.raises(SchemaError, match="no column 'y'"):
@@ -279,3 +282,8 @@ def test_parquet_row_groups_are_counted_as_one_table(tmp_path: Path) -> None:
     values = np.concatenate([np.zeros(600), rng().normal(size=400)])  # sorted: the atom fills the first groups
     pq.write_table(pa.table({"x": values}), tmp_path / "t.parquet", row_group_size=100)
     assert infer_schema(tmp_path / "t.parquet")["x"].atoms == (0.0,)
+
+
+def test_integers_keep_a_whole_step_however_large() -> None:
+    found = column(8 * rng().integers(10**7, 10**7 + 50, size=400))
+    assert (found.kind, found.step) == ("quantized", 8.0)

@@ -131,7 +131,7 @@ def can_be_number(kind: pa.DataType) -> bool:
 
 
 def numbers(column: pa.Array, tokens: Iterable[str] = ()) -> np.ndarray:
-    """Cells as float64, NaN where missing: dates in days and date-times in seconds since 1970-01-01.
+    """Cells as float64, NaN where missing: dates in days and date-times in seconds since 1970-01-01 (UTC).
 
     Args:
         column: Cells of a number, date or boolean type (see :func:`can_be_number`).

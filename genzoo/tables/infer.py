@@ -13,6 +13,11 @@ The rule ends in exactly one kind:
    nothing special (16 years of education hold 6 % each on average), so a quantized column names as atoms only those
    values of 2. that are ten times as frequent as their neighbours: the zeros of a capital gain, the 40 hours of a week.
 
+Text with more than 1000 different values, or with more than 20 and more than half as many as rows, is refused: no model
+learns it. So is a column of numbers (more than 20 different) with up to three different words among them, which are
+missing tokens or mistakes; codes of both forms (``250.83``, ``V57``) are categories. Columns that are ignored, or
+declared categorical, are never refused.
+
 Dates and date-times are always quantized: days, or the greatest common step of the times in seconds.
 
 Shares and ratios do not depend on the unit, and steps and atoms scale with it, so a change of unit changes no verdict.
@@ -165,7 +170,7 @@ def _read(
             trouble.append(reason)
             columns.append(Column(name, "categorical", role="ignore", storage="string", note=f"refused: {reason}"))
         else:
-            columns.append(infer_column(values, change.get("kind")))
+            columns.append(infer_column(values, change.get("kind"), change.get("atoms")))
     if trouble and refused == "raise":
         raise DataError("; ".join(trouble))
     return Schema(tuple(columns), num_rows=number, missing_tokens=tokens, fingerprint=mark, source=source_name(source))
@@ -199,8 +204,17 @@ def _is_number(word: str) -> bool:
     return re.fullmatch(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", word) is not None
 
 
-def infer_column(values: Values, kind: str | None = None) -> Column:
-    """The verdict for one column (see the module's text), or the fields that a declared kind needs."""
+def infer_column(values: Values, kind: str | None = None, atoms: tuple[float, ...] | None = None) -> Column:
+    """The verdict for one column (see the module's text), or the fields that a declared kind needs.
+
+    Args:
+        values: What was counted.
+        kind: Declared kind, or ``None`` for the verdict.
+        atoms: Declared atoms of a mixed column, or ``None`` to find them.
+
+    Raises:
+        SchemaError: the values do not fit the declared kind.
+    """
     base: dict[str, Any] = {"name": values.name, "storage": values.storage, "shape": values.shape}
     distinct = len(values.counts)
     if kind is None:
@@ -227,15 +241,17 @@ def infer_column(values: Values, kind: str | None = None) -> Column:
         )
     if distinct < 2:
         raise SchemaError(f"column '{values.name}' has {distinct} value and cannot be {kind}")
-    return _declared_number(values, base, kind)
+    return _declared_number(values, base, kind, atoms)
 
 
-def _declared_number(values: Values, base: dict[str, Any], kind: str) -> Column:
+def _declared_number(values: Values, base: dict[str, Any], kind: str, named: tuple[float, ...] | None) -> Column:
     if kind == "quantized":
         return _quantized(values, base, _isolated(values) & _atoms(values), "declared")
     decimals = printed_decimals(values.values, values.single) if values.storage == "float" else None
     base = {**base, "decimals": decimals if decimals is not None and decimals >= 0 else None, "note": "declared"}
     if kind == "mixed":
+        if named:
+            return Column(kind="mixed", atoms=tuple(named), **base)
         atoms = _atoms(values)
         if not atoms.any():
             raise SchemaError(
