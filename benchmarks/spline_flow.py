@@ -2,10 +2,11 @@
 
     OMP_NUM_THREADS=1 python benchmarks/spline_flow.py [--rounds 30] [--steps 400] [--device cpu]
 
-Eight correlated, skewed columns; every flow has 5 transforms, 8 bins, two hidden layers of 128 units. ``equal size`` rows
-narrow or widen GenZoo's flow to the other's number of parameters. Steps are network, loss, backward and optimiser on encoded
-rows, interleaved between the flows, medians of CPU time (a busy machine does not count). ``nll`` is the mean on fresh rows
-after an equal number of steps at the same learning rate, nats. A library that is not installed is left out, with a note.
+Eight correlated, skewed columns; every flow has 5 transforms, 8 bins, two hidden layers of 128 units. ``equal size``
+rows narrow or widen GenZoo's flow to the other's number of parameters. Steps are network, loss, backward and optimiser
+on encoded rows, interleaved between the flows, medians of CPU time (a busy machine does not count). ``nll`` is the
+mean on fresh rows after an equal number of steps at the same learning rate, nats. A library that is not installed is
+left out, with a note.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from genzoo.models.flows.hiding import hide_columns
 from genzoo.models.flows.maf import MAF
 from genzoo.models.flows.sizes import default_dropout
 from genzoo.models.flows.spline_flow import SplineFlow
+from genzoo.tables.batch import TableBatch
 from genzoo.tables.schema import Column, Schema
 
 SMALL: dict[str, Any] = {"hidden": 24, "num_transforms": 2, "patience": 0}
