@@ -42,6 +42,8 @@ def run_job(folder: Path) -> None:
     model = train(model, datamodule, folder, progress=False, **limits)
     config = {"model": job["model"], "data": job["data"], "trainer": limits}
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    from genzoo.likelihood.discretised import resolutions
+
     result = evaluate_model(
         job["name"],
         model,
@@ -49,6 +51,7 @@ def run_job(folder: Path) -> None:
         seed=job["seed"],
         samples=job["samples"],
         curves=read_curves(folder),
+        resolutions=resolutions(datamodule.schema, datamodule.data("train")),
     )
     save_result(result, folder)
 

@@ -28,6 +28,7 @@ def evaluate_model(
     seed: int = 0,
     samples: int = 1000,
     discretised_draws: int = 16,
+    resolutions: Mapping[str, float] | None = None,
     curves: Mapping[str, list[tuple[float, float]]] | None = None,
 ) -> ModelResult:
     """Scores held-out rows, the discretised likelihood where a column has a density, and draws rows for pictures.
@@ -39,6 +40,7 @@ def evaluate_model(
         seed: Seed of evaluation noise and samples: the same draws for every model.
         samples: Rows to draw; 0 draws none.
         discretised_draws: Points a row in the box of the data's resolution.
+        resolutions: Resolution of each continuous column, in its unit; by default read off the rows themselves.
         curves: Training curves to show.
     """
     from genzoo.likelihood.discretised import discretised

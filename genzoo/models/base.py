@@ -30,7 +30,7 @@ from genzoo.models.scoring import (
     split_unseen,
     sum_over_known,
 )
-from genzoo.tables.batch import TableBatch
+from genzoo.tables.batch import HOLE, TableBatch
 from genzoo.tables.schema import Schema
 
 if TYPE_CHECKING:
@@ -412,7 +412,7 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
             context=tuple(c.name for c in self.schema.context),
             measure=self.schema.measure,
             data=data.fingerprint,
-            uses_mask=self.capabilities.uses_mask,
+            uses_mask=self.capabilities.uses_mask and _has_holes(data),
             method=self.likelihood_method,
             settings={} if exact else {"draws": draws, "seed": seed},
             model=type(self).__name__,
@@ -545,6 +545,10 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         except RuntimeError as error:
             raise GenZooError(f"'{run}' has other layers than this model: {str(error).splitlines()[0]}") from error
         self.restore_extra(content)
+
+
+def _has_holes(data: TableData) -> bool:
+    return bool(np.isnan(data.numeric).any() or (data.codes == HOLE).any())
 
 
 def _chunks(data: TableData, size: int) -> Iterable[TableBatch]:
