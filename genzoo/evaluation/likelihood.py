@@ -99,9 +99,9 @@ def evaluate_models(
     schemas = {model.schema.measure for model in models.values()}
     if len(schemas) > 1:
         raise ComparisonError("the models were trained with different schemas; train them with one --data.schema")
-    frame = read_frame(table)
-    results = []
     first = next(iter(models.values()))
+    frame = read_frame(table, schema=first.schema)
+    results = []
     for name, model in models.items():
         try:
             results.append(evaluate_model(name, model, encode_frame(frame, model.schema), seed=seed, samples=samples))

@@ -446,7 +446,7 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
             if table.schema.measure != self.schema.measure:
                 raise GenZooError("the rows were encoded with another schema than the model was trained with")
             return table.with_schema(self.schema)
-        return encode_frame(read_frame(table), self.schema)
+        return encode_frame(read_frame(table, schema=self.schema), self.schema)
 
     # ---- samples and imputations ----------------------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ def _draw_given(model: DensityModel, num: int | None, given: Any, seed: int, bat
     from genzoo.tables.encode import encode_frame
     from genzoo.tables.frames import read_frame
 
-    frame = read_frame(given)
+    frame = read_frame(given, schema=model.schema)
     present = set(frame.columns)
     context = {c.name for c in model.schema.context}
     known = {c.name for c in model.schema.columns}
@@ -92,7 +92,7 @@ def impute_table(model: DensityModel, table: Any, draws: int, seed: int, batch_s
     if draws < 1:
         raise DataError(f"the number of draws must be at least 1, got {draws}")
     like = "pandas" if isinstance(table, str | Path) else table
-    frame = read_frame(table)
+    frame = read_frame(table, schema=model.schema)
     data = encode_frame(frame, model.schema)
     filled = _impute_batches(model, data.batch(), draws, seed, batch_size)
     frames = []
