@@ -40,8 +40,8 @@ class UnseenCells:
     """Score of the rule for categories that training rows did not hold (DESIGN section 2).
 
     ``terms`` ``(batch, num_scored)``: log(1 - epsilon) for a known category of an open column, log(epsilon) for
-    an unseen one, 0 else. ``batch``: the rows with unseen categories turned into holes. ``impossible`` ``(batch,)``: an unseen
-    value in a vocabulary declared closed. ``rows`` ``(batch,)``: the row has an unseen scored cell.
+    an unseen one, 0 else. ``batch``: the rows with unseen categories turned into holes. ``impossible`` ``(batch,)``:
+    an unseen value in a vocabulary declared closed. ``rows`` ``(batch,)``: the row has an unseen scored cell.
     """
 
     terms: Tensor

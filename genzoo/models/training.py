@@ -127,7 +127,7 @@ def make_trainer(
 
 
 def trainer_defaults() -> dict[str, Any]:
-    """Arguments of the Trainer that differ from Lightning's own defaults; plain values, shared with the command line."""
+    """Arguments of the Trainer that differ from Lightning's defaults; plain values, shared with the command line."""
     return {
         "max_epochs": MAX_EPOCHS,
         "accelerator": "auto",
