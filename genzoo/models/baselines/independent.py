@@ -70,6 +70,13 @@ class Independent(DensityModel):
         self.marginals = SmoothMarginals(len(self.codec.numbers), num_knots, num_spikes if has_grid else 0, num_atoms)
         self.register_buffer("category_log_prob", torch.zeros(self.layout.categories.total, dtype=torch.float64))
 
+    @property
+    def num_parameters(self) -> int:
+        """Knots, tails, shares, spikes in use and category probabilities."""
+        m = self.marginals
+        spikes = 2 * int((m.spike_weight > 0).sum())
+        return 2 * m.knots.numel() + m.tails.numel() + 2 * m.shares.numel() + spikes + self.category_log_prob.numel()
+
     def fit_closed_form(self, batches: Sequence[Any]) -> None:
         cells = concatenate(list(batches))
         device = self.category_log_prob.device

@@ -40,7 +40,7 @@ def refine(
     prior: Prior,
     num_epochs: int = 10,
     patience: int = 2,
-    lr: float = 2e-3,
+    lr: float = 5e-4,
     seed: int = 0,
 ) -> Mixture:
     """Adam on minibatches of ``train``; the state that scores ``held`` best is returned, EM's own included.
