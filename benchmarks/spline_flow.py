@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -143,10 +144,10 @@ def main() -> None:
         flow.step(batch)
     for _ in range(given.rounds):
         for flow in flows:
-            flow.step_seconds.append(seconds(lambda flow=flow: flow.step(batch), given.device))
+            flow.step_seconds.append(seconds(partial(flow.step, batch), given.device))
             flow.module.eval()
             with torch.no_grad():
-                flow.score_seconds.append(seconds(lambda flow=flow: flow.log_prob(batch), given.device))
+                flow.score_seconds.append(seconds(partial(flow.log_prob, batch), given.device))
             flow.module.train()
     nll: dict[str, float] = {}
     fresh = rows(20_000, torch.Generator().manual_seed(2)).to(given.device)

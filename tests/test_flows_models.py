@@ -25,10 +25,9 @@ from genzoo.tables.schema import Column, Schema
 SMALL: dict[str, Any] = {"hidden": 24, "num_transforms": 2, "patience": 0}
 
 
-def fitted(
-    kind: str, frame: pd.DataFrame, epochs: int = 2, context: tuple[str, ...] = (), **options: Any
-) -> DensityModel:
-    return genzoo.fit(frame, model=kind, max_epochs=epochs, context=list(context), **(SMALL | options))
+def fitted(kind: str, frame: pd.DataFrame, epochs: int = 2, **options: Any) -> DensityModel:
+    data = {"batch_size": 100}
+    return genzoo.fit(frame, model=kind, max_epochs=epochs, data=data, **(SMALL | options))
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +167,7 @@ def test_cells_are_hidden_only_where_training_rows_have_holes() -> None:
 def test_a_column_without_known_categories_stays_a_hole() -> None:
     schema = Schema((Column("a", "continuous"), Column("k", "categorical")), num_training_rows=10)
     model = SplineFlow(schema.to_dict(), **SMALL)
-    model.codec.fit(
-        genzoo.tables.batch.TableBatch(torch.randn(10, 1).double(), torch.full((10, 1), -1), torch.arange(10))
-    )
+    model.codec.fit(TableBatch(torch.linspace(-1, 1, 10).double()[:, None], torch.full((10, 1), -1), torch.arange(10)))
     drawn = model.model_sample(5, None, torch.Generator().manual_seed(0))
     assert (drawn.codes == -1).all()
     assert torch.isfinite(drawn.numeric).all()
