@@ -97,15 +97,18 @@ class GenZooCLI(LightningCLI):
             self.restored.require_same_class(str(self.config["model"]["class_path"]))
 
     def instantiate_classes(self) -> None:
-        self.config_init = self.parser.instantiate_classes(self.config)
+        self.config_init = self.parser.instantiate(self.config)
         self.datamodule: Any = self.config_init["data"]
         self.model: Any = self.config_init["model"]
 
     def make_trainer(self, folder: str | Path, **own: Any) -> pl.Trainer:
         """The Trainer of this command, writing into ``folder``."""
         options = dict(self.config_init["trainer"])
-        for option, ours in (("gradient_clip_val", "gradient_clip"), ("accumulate_grad_batches", "accumulate")):
-            if options.get(option) not in (None, 1):
+        for option, ours, off in (
+            ("gradient_clip_val", "gradient_clip", None),
+            ("accumulate_grad_batches", "accumulate", 1),
+        ):
+            if options.get(option) not in (None, off):
                 raise GenZooError(f"--trainer.{option} does not reach the optimiser here; use --model.{ours}")
         progress = options.pop("enable_progress_bar", None) is not False
         if options.get("logger") is True:
@@ -117,9 +120,11 @@ class GenZooCLI(LightningCLI):
 
     def config_text(self) -> str:
         """The full configuration as YAML that ``--config`` takes again."""
-        plain = yaml.safe_load(self.parser.dump(self.config, skip_none=False, format="yaml", skip_validation=True))
+        plain = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, format="yaml", skip_validation=True))
         plain.pop("config", None)
-        (plain.get("model", {}).get("init_args") or {}).pop("schema", None)
+        # what the datamodule says, and what only Python can give
+        (plain["model"].get("init_args") or {}).pop("schema", None)
+        (plain["data"].get("init_args") or {}).pop("frame", None)
         for name in ("seed", "warm_start"):
             if self.given.option(name) is not None:
                 plain[name] = self.given.seed if name == "seed" else str(Path(self.given.option(name)).resolve())

@@ -1,0 +1,153 @@
+"""schema, sample, impute and score on a toy table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import genzoo
+from commands_runs import QUIET, say, toy_table, write_toy
+from genzoo.main import WRONG_INPUT
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a table and a fitted product of marginals in ``run``."""
+    folder = tmp_path_factory.mktemp("tables")
+    said = say("fit", "--model", "independent", "--data.path", write_toy(folder), "--run_dir", folder / "run", *QUIET)
+    assert said.code == 0, said.err
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_schema_prints_every_column_and_writes_yaml_that_fit_takes(place: Path) -> None:
+    said = say("schema", place / "toy.csv", "-o", "s.yaml", "--context", "c")
+    assert said.code == 0, said.err
+    for word in ("x", "continuous", "categorical", "context"):
+        assert word in said.out
+    columns = {c["name"]: c for c in yaml.safe_load(Path("s.yaml").read_text())["columns"]}
+    assert columns["c"]["role"] == "context"
+    assert "--data.schema s.yaml" in said.out
+    again = say("schema", place / "toy.csv", "-o", "s.yaml")
+    assert again.code == WRONG_INPUT
+    assert "'s.yaml' exists; choose another name, or add --overwrite" in again.err
+    assert say("schema", place / "toy.csv", "-o", "s.yaml", "--overwrite").code == 0
+    fitted = say(
+        "fit",
+        "--model",
+        "independent",
+        "--data.path",
+        place / "toy.csv",
+        "--data.schema",
+        "s.yaml",
+        "--run_dir",
+        "r",
+        *QUIET,
+    )
+    assert fitted.code == 0, fitted.err
+    assert "no column 'age'" in say("schema", place / "toy.csv", "--ignore", "age").err
+
+
+def test_sample_writes_rows_of_the_table_and_repeats_them_by_seed(place: Path) -> None:
+    said = say("sample", place / "run", "-n", 20, "-o", "a.csv")
+    assert said.code == 0, said.err
+    assert said.out == "wrote 20 rows to a.csv\n"
+    drawn = pd.read_csv("a.csv")
+    assert list(drawn.columns) == ["x", "y", "c"]
+    assert set(drawn.c) <= {"red", "green", "blue"}
+    assert say("sample", place / "run", "-n", 20, "-o", "b.csv", "--seed", 0).code == 0
+    assert say("sample", place / "run", "-n", 20, "-o", "c.parquet", "--seed", 1).code == 0
+    assert Path("a.csv").read_text() == Path("b.csv").read_text()
+    assert not np.allclose(pd.read_parquet("c.parquet").x, drawn.x)
+
+
+def test_sample_given_columns_keeps_them(place: Path) -> None:
+    pd.DataFrame({"c": ["red", "blue", "red"]}).to_csv("given.csv", index=False)
+    said = say("sample", place / "run", "--given", "given.csv", "-o", "out.csv")
+    assert said.code == 0, said.err
+    assert pd.read_csv("out.csv").c.tolist() == ["red", "blue", "red"]
+
+
+def test_impute_fills_every_hole_and_changes_nothing_else(place: Path) -> None:
+    said = say("impute", place / "run", place / "toy.csv", "-o", "filled.csv")
+    assert said.code == 0, said.err
+    holes, filled = pd.read_csv(place / "toy.csv"), pd.read_csv("filled.csv")
+    assert filled.notna().all().all()
+    observed = holes.y.notna()
+    assert np.array_equal(filled.y[observed], holes.y[observed])
+    assert np.array_equal(filled.x, holes.x)
+
+
+def test_several_draws_give_several_files_that_differ_in_the_holes_alone(place: Path) -> None:
+    said = say("impute", place / "run", place / "toy.csv", "-o", "filled.csv", "--draws", 2)
+    assert said.code == 0, said.err
+    assert "filled-1.csv, filled-2.csv" in said.out
+    first, second = pd.read_csv("filled-1.csv"), pd.read_csv("filled-2.csv")
+    holes = pd.read_csv(place / "toy.csv").y.isna()
+    assert np.array_equal(first.y[~holes], second.y[~holes])
+    assert not np.array_equal(first.y[holes], second.y[holes])
+    refused = say("impute", place / "run", place / "toy.csv", "-o", "filled.csv", "--draws", 2)
+    assert refused.code == WRONG_INPUT
+    assert "'filled-1.csv' exists" in refused.err
+
+
+def test_score_writes_the_models_own_numbers(place: Path) -> None:
+    said = say("score", place / "run", place / "toy.csv", "-o", "scored.parquet", "--by", "column")
+    assert said.code == 0, said.err
+    scored = pd.read_parquet("scored.parquet")
+    own = genzoo.load(place / "run").log_prob(place / "toy.csv")
+    assert np.array_equal(scored.log_likelihood, own.values)
+    assert scored.row.tolist() == list(range(160))
+    assert set(scored.kind) == {"exact"}
+    assert scored.se.isna().all()
+    parts = [name for name in scored.columns if name.startswith("log_likelihood:")]
+    assert parts == ["log_likelihood:x", "log_likelihood:y", "log_likelihood:c"]
+    assert np.allclose(scored[parts].sum(axis=1), scored.log_likelihood)
+    assert own.label() in said.out
+
+
+def test_score_without_a_file_prints_the_mean_and_what_was_counted(place: Path) -> None:
+    frame = toy_table().assign(c="purple")
+    frame.to_csv("new.csv", index=False)
+    said = say("score", place / "run", "new.csv")
+    assert said.code == 0, said.err
+    assert "160 cells hold a category not seen in training" in said.out
+    assert [path.name for path in Path.cwd().iterdir()] == ["new.csv"]
+
+
+def test_columns_may_be_reordered_or_extra_but_not_missing(place: Path) -> None:
+    frame = toy_table()
+    frame[["c", "y", "x"]].assign(extra=1).to_csv("reordered.csv", index=False)
+    frame.to_csv("same.csv", index=False)
+    frame.drop(columns="x").to_csv("missing.csv", index=False)
+    assert say("score", place / "run", "reordered.csv").out == say("score", place / "run", "same.csv").out
+    said = say("score", place / "run", "missing.csv")
+    assert said.code == WRONG_INPUT
+    assert "'x'" in said.err
+
+
+@pytest.mark.parametrize("target", ["folder", "no/such/kind.docx"])
+def test_an_output_that_cannot_be_written_leaves_nothing(place: Path, target: str) -> None:
+    Path("folder").mkdir()
+    said = say("sample", place / "run", "-n", 3, "-o", target)
+    assert said.code == WRONG_INPUT
+    assert said.err.count("\n") == 1
+    assert [path for path in Path.cwd().rglob("*") if path.is_file()] == []
+
+
+def test_by_column_is_refused_by_a_model_that_has_no_such_parts(place: Path) -> None:
+    fitted = say("fit", "--model", "gaussian", "--data.path", place / "toy.csv", "--run_dir", "g", *QUIET)
+    assert fitted.code == 0, fitted.err
+    if genzoo.load("g").capabilities.by_column:
+        pytest.skip("Gaussian gives contributions by column")
+    said = say("score", "g", place / "toy.csv", "--by", "column")
+    assert said.code == WRONG_INPUT
+    assert "does not say what each column contributes; use independent" in said.err
