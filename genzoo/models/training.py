@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
@@ -204,6 +203,20 @@ def load_best(trainer: pl.Trainer, model: Any) -> Any:
     return model.cpu().eval()
 
 
+NOTES_TO_SILENCE = (
+    r".*does not have many workers.*",
+    r".*Checkpoint directory.*exists and is not empty.*",
+    r".*`training_step` returned `None`.*",
+    r".*configure_optimizers.*returned `None`.*",
+    r".*GPU available but not used.*",
+    r".*Experiment logs directory.*exists and is not empty.*",
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    # sums over devices are gathered by the base class; sync_dist would average them by a rounded number of rows
+    r".*recommended to use `self.log\(.*sync_dist=True\)`.*",
+    r".*nn.functional.all_gather is deprecated.*",
+)
+
+
 def quiet() -> None:
     """Silences Lightning's notes on devices and workers, which say nothing a user of a table can act on."""
     import logging
@@ -211,11 +224,5 @@ def quiet() -> None:
 
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory.*exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*`training_step` returned `None`.*")
-    warnings.filterwarnings("ignore", message=".*configure_optimizers.*returned `None`.*")
-    warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
-    warnings.filterwarnings("ignore", message=".*Experiment logs directory.*exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
-    torch.set_float32_matmul_precision(torch.get_float32_matmul_precision())
+    for note in NOTES_TO_SILENCE:
+        warnings.filterwarnings("ignore", message=note)
