@@ -9,7 +9,7 @@ DEMO := demo-output
 ENV := OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::DeprecationWarning
 # demo: the models, longest training time of each in minutes, how many at the same time, which one samples and imputes
 DEMO_MODELS ?= independent,gaussian,mixture,maf,spline_flow
-DEMO_MINUTES ?= 1.5
+DEMO_MINUTES ?= 1
 DEMO_JOBS ?= 2
 DEMO_BEST ?= spline_flow
 
