@@ -30,8 +30,9 @@ def catalogue() -> str:
     kinds = {"exact": "exact", "lower_bound": "bound", "estimate": "estimate", "no": "no"}
     for key, entry in CATALOGUE.items():
         c = entry.capabilities
+        link = f"[`{key}`](#{key.replace('_', '-')})"
         cells = [
-            f"[`{key}`](#{key.replace('_', '-')})", kinds.get(c.likelihood, c.likelihood), kinds.get(c.missing, c.missing),
+            link, kinds.get(c.likelihood, c.likelihood), kinds.get(c.missing, c.missing),
             "yes" if c.context else "no", "yes" if c.imputes else "no", entry.summary,
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
