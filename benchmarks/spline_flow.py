@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +66,8 @@ def rows(num: int, generator: torch.Generator) -> Tensor:
 def genzoo_flow(name: str, hidden: int, device: str) -> Contestant:
     numbers = tuple(NumberSlot(f"x{j}", False, None, j) for j in range(COLUMNS))
     element = Elementwise("spline", BINS, 4.0)
-    flow = AutoregressiveDensity(numbers, (), 0, element=element, num_transforms=TRANSFORMS, hidden=hidden).to(device)
+    options: dict[str, Any] = {"num_transforms": TRANSFORMS, "hidden": hidden, "alternate": True}
+    flow = AutoregressiveDensity(numbers, (), 0, element=element, **options).to(device)
 
     def log_prob(x: Tensor) -> Tensor:
         return flow.log_prob(encoded(x)).total()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from flow_tables import shake
@@ -12,6 +14,13 @@ from genzoo.bijections.coupling import Coupling
 from genzoo.bijections.elementwise import Elementwise
 from genzoo.bijections.permutation import Permutation
 from genzoo.models.flows.coupling import CouplingFlow
+
+
+@pytest.fixture(autouse=True)
+def _same_weights_each_time() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 def layers() -> dict[str, Bijection]:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from flow_tables import shake
 
 from genzoo.networks.made import MADE, MaskedLinear
 from genzoo.networks.mlp import ResidualMLP
+
+
+@pytest.fixture(autouse=True)
+def _same_weights_each_time() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 @pytest.mark.parametrize("rich_start", [True, False])

@@ -64,8 +64,8 @@ class AutoregressiveDensity(nn.Module):
         hidden: Units of each hidden layer.
         num_layers: Hidden layers of each network.
         dropout: Probability of dropping a hidden unit in training.
-        alternate: Every second transform reads the continuous block in reverse. More expressive per parameter for
-            affine maps; single contributions of its columns are then no conditionals, only their sum is.
+        alternate: Every second transform reads the continuous block in reverse: trains faster. The contributions of
+            its columns are then terms of the change of variables instead of conditionals; only their sum matters.
     """
 
     _inner: Tensor

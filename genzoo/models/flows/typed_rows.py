@@ -68,12 +68,14 @@ class TypedRows(nn.Module):
         return -self.density.log_prob(cells).total().mean()
 
     def log_prob(self, cells: Cells) -> ModelLogProb:
-        """Exact log-likelihood in model space, with contributions by scored column if orders do not alternate."""
+        """Exact log-likelihood in model space, with what each scored column adds to it.
+
+        A column's share is the log of its conditional given earlier columns; in a continuous block with alternating
+        orders, its terms of the change of variables (base density and slopes), which only as a sum are a likelihood.
+        """
         slots = self.density.log_prob(cells)
-        by_column = None
-        if not self.density.alternate:
-            each = torch.cat([slots.number, slots.category], 1)
-            by_column = each.new_zeros(len(each), self.num_scored).index_add(1, self._scored, each)
+        each = torch.cat([slots.number, slots.category], 1)
+        by_column = each.new_zeros(len(each), self.num_scored).index_add(1, self._scored, each)
         return ModelLogProb(slots.total(), discrete=slots.discrete(), by_column=by_column)
 
     def sample(
