@@ -14,6 +14,9 @@ _WHERE = {
     "Encoded": "base",
     "NumberSlot": "base",
     "Surjection": "surjection",
+    "TokenCodec": "tokens",
+    "TokenRows": "tokens",
+    "TokenSlot": "tokens",
     "VectorCodec": "vector",
 }
 
