@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands_runs import QUIET, say, toy_table, write_toy
 
 import genzoo
-from commands_runs import QUIET, say, toy_table, write_toy
 from genzoo.main import WRONG_INPUT
 from genzoo.reports.stored import load_result, save_result
 

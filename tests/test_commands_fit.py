@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from commands_runs import QUIET, say, toy_table, write_toy
 
 import genzoo
-from commands_runs import QUIET, say, toy_table, write_toy
 from genzoo.main import WRONG_INPUT
 
 

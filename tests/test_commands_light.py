@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from commands_runs import say
+
 from genzoo.commands.given import read_given
 from genzoo.commands.names import DATAMODULES, find_datamodule
 from genzoo.main import COMMANDS, WRONG_INPUT

@@ -166,7 +166,7 @@ def fit(given: Given) -> int:
     best = best_checkpoint(trainer)
     if not finished:
         kept = (
-            f"the best checkpoint so far is {best}" if best else f"no epoch was complete; nothing is kept in {folder}"
+            f"the best checkpoint so far is {shown(best)}" if best else f"no epoch was complete; nothing is kept in {folder}"
         )
         raise KeyboardInterrupt(kept)
     load_best(trainer, model)

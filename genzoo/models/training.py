@@ -42,6 +42,11 @@ class BestCheckpoint(ModelCheckpoint):
         )
         self._last_global_step_saved = -1
 
+    def _save_topk_checkpoint(self, trainer: pl.Trainer, monitor_candidates: dict[str, Any]) -> None:
+        """A model that cannot score yet (an ensemble half grown) logs no ``val/nll``: then only ``last.ckpt`` is kept."""
+        if self.monitor is None or self.monitor in monitor_candidates:
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """A run resumed in a new folder brings its best checkpoint along, so that it ends as the uninterrupted one."""
         old, best = state_dict.get("dirpath"), state_dict.get("best_model_path")
