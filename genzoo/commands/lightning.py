@@ -165,9 +165,7 @@ def fit(given: Given) -> int:
     finished = run_fit(trainer, model, datamodule, str(restored.path) if restored and resumed else None)
     best = best_checkpoint(trainer)
     if not finished:
-        kept = (
-            f"the best checkpoint so far is {shown(best)}" if best else f"no epoch was complete; nothing is kept in {folder}"
-        )
+        kept = f"the best checkpoint so far is {shown(best)}" if best else f"no epoch was complete; {folder} is empty"
         raise KeyboardInterrupt(kept)
     load_best(trainer, model)
     if len(datamodule.data("test")):

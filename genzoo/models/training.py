@@ -211,6 +211,7 @@ def load_best(trainer: pl.Trainer, model: Any) -> Any:
 NOTES_TO_SILENCE = (
     r".*does not have many workers.*",
     r".*Checkpoint directory.*exists and is not empty.*",
+    r".*Total length of `BatchLoader` across ranks is zero.*",
     r".*`training_step` returned `None`.*",
     r".*configure_optimizers.*returned `None`.*",
     r".*GPU available but not used.*",
