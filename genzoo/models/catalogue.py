@@ -85,6 +85,14 @@ _ENTRIES = (
         recipe="adult_spline_flow",
         group="flows",
     ),
+    Entry(
+        key="forest_autoregressive",
+        class_path="genzoo.models.trees.forest_autoregressive.ForestAutoregressive",
+        summary="Autoregressive tree ensemble: a boosted classifier of bins a column; exact on mixed rows.",
+        paper="McCarter (2025), Unmasking Trees for tabular data, TMLR",
+        capabilities=replace(_AUTOREGRESSIVE, by_column=True),
+        group="trees",
+    ),
 )
 
 CATALOGUE: dict[str, Entry] = {entry.key: entry for entry in _ENTRIES}

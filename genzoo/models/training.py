@@ -43,7 +43,7 @@ class BestCheckpoint(ModelCheckpoint):
         self._last_global_step_saved = -1
 
     def _save_topk_checkpoint(self, trainer: pl.Trainer, monitor_candidates: dict[str, Any]) -> None:
-        """A model that cannot score yet (an ensemble half grown) logs no ``val/nll``: then only ``last.ckpt`` is kept."""
+        """A model that cannot score yet (half an ensemble) logs no ``val/nll``: only ``last.ckpt`` is kept."""
         if self.monitor is None or self.monitor in monitor_candidates:
             super()._save_topk_checkpoint(trainer, monitor_candidates)
 

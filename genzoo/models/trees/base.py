@@ -1,0 +1,164 @@
+"""What models made of trees share: jobs in groups under the Trainer, boosters in the checkpoint, complete or silent."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genzoo.codecs.base import Encoded
+from genzoo.errors import GenZooError
+from genzoo.likelihood.noise import seed_of
+from genzoo.models.base import DensityModel
+from genzoo.models.scoring import split_unseen
+from genzoo.tables.batch import TableBatch
+from genzoo.trees.library import xgboost
+from genzoo.trees.pool import run_jobs
+from genzoo.trees.store import BoosterStore
+
+KEY = "genzoo_boosters"
+LEAST_HELD_OUT = 20
+"""With fewer validation rows, a share of the training rows is held out instead."""
+HELD_OUT_SHARE = 0.15
+
+
+class TreeModel(DensityModel):
+    """An ensemble whose parts are independent jobs (a level of noise, a column).
+
+    An epoch of the Trainer runs one group of jobs, so that progress, the checkpoint after each group and resuming are
+    Lightning's. A job is a function of (rows, seed, its name): neither the number of workers nor the grouping changes
+    its result, and a resumed run ends with the bytes of an uninterrupted one. Until the last job is done the model
+    refuses to score or sample.
+
+    Args:
+        schema: The table's schema as a plain dictionary.
+        groups: Epochs the jobs are spread over (fewer, when the Trainer allows fewer); one checkpoint is written each.
+        workers: Threads that grow trees; 0 takes the cores of the machine.
+        draws: Monte-Carlo draws a row in evaluation.
+        seed: Seed of noise and trees.
+    """
+
+    closed_form: ClassVar[bool] = True  # no optimiser, no averaged copy, one device
+
+    def __init__(
+        self, schema: dict[str, Any], *, groups: int = 10, workers: int = 0, draws: int = 16, seed: int = 0
+    ) -> None:
+        super().__init__(schema, draws=draws, seed=seed)
+        if groups < 1:
+            raise ValueError(f"groups must be at least 1, got {groups}")
+        if workers < 0:
+            raise ValueError(f"workers must be 0 (all cores) or more, got {workers}")
+        self.groups, self.workers = groups, workers
+        self.store = BoosterStore()
+        self._rows: tuple[Any, Any] | None = None
+        xgboost()
+
+    # ---- what a method writes -------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def jobs(self) -> list[str]:
+        """Names of all jobs: from schema and hyper-parameters alone."""
+
+    @abstractmethod
+    def run_job(self, job: str, train: Any, held_out: Any) -> dict[str, bytes]:
+        """The parts of one job, from encoded training and held-out rows. Called from several threads."""
+
+    def prepare(self, train: Any, held_out: Any) -> None:
+        """Hook: what all jobs need (marginals, covariances), fitted once before the first of them."""
+
+    # ---- events ---------------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.codec.fitted) and not self.store.missing(self.jobs)
+
+    def require_complete(self) -> None:
+        """Raises unless every job is done.
+
+        Raises:
+            GenZooError: says how many are missing, and which.
+        """
+        missing = self.store.missing(self.jobs)
+        if missing:
+            names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            raise GenZooError(
+                f"{type(self).__name__} is not complete: {len(missing)} of {len(self.jobs)} parts are missing "
+                f"({names}); "
+                "resume its training (genzoo fit --config RUN/config.yaml --ckpt_path RUN/checkpoints/last.ckpt)"
+            )
+
+    def on_fit_start(self) -> None:
+        self._rows = None
+
+    def on_fit_end(self) -> None:
+        self._rows = None
+
+    def training_step(self, batch: TableBatch, batch_idx: int) -> None:
+        if batch_idx:
+            return  # the group of this epoch is done: it reads all rows at once
+        missing = self.store.missing(self.jobs)
+        if missing:
+            if self._rows is None:
+                self._rows = self._training_rows()
+                if len(missing) == len(self.jobs):
+                    self.prepare(*self._rows)
+            train, held_out = self._rows
+            group = missing[: self._group_size(len(missing))]
+            results = run_jobs(lambda job: self.run_job(job, train, held_out), group, self.workers or None)
+            for job, parts in zip(group, results, strict=True):
+                self.store.put(job, parts)
+        self.count_step()
+        if self.ready:
+            self.trainer.should_stop = True
+
+    def _group_size(self, missing: int) -> int:
+        """Jobs of this epoch: an even share, or more if the Trainer ends sooner."""
+        size = math.ceil(len(self.jobs) / self.groups)
+        if self.trainer.max_epochs is not None and self.trainer.max_epochs > 0:
+            size = max(size, math.ceil(missing / max(1, self.trainer.max_epochs - self.trainer.current_epoch)))
+        return size
+
+    def _training_rows(self) -> tuple[Any, Any]:
+        """Encoded training rows and held-out rows, in the order of the file."""
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        train, held_out = datamodule.data("train").batch(), datamodule.data("val").batch()
+        if len(held_out) < LEAST_HELD_OUT <= len(train):
+            generator = torch.Generator().manual_seed(seed_of(self.seed, "held out"))
+            apart = torch.rand(len(train), generator=generator) < HELD_OUT_SHARE
+            if bool(apart.any()):
+                train, held_out = train.select(~apart), train.select(apart)
+        return self._inside(train), self._inside(held_out)
+
+    def _inside(self, batch: TableBatch) -> Encoded:
+        """Encoded rows without those beyond declared bounds, on the CPU."""
+        self.codec.cpu()
+        encoded: Any = self.codec.encode(split_unseen(batch, self.schema).batch)
+        kept: Encoded = encoded.select((~encoded.outside).nonzero().flatten())
+        return kept
+
+    # ---- complete or silent ---------------------------------------------------------------------------------------
+
+    def score_batch(self, batch: TableBatch, seed: int, draws: int) -> Any:
+        self.codec.require_fitted()
+        self.require_complete()
+        return super().score_batch(batch, seed, draws)
+
+    def extra_state_for_checkpoint(self) -> dict[str, Any]:
+        return {KEY: self.store.to_state()}
+
+    def restore_extra(self, checkpoint: dict[str, Any]) -> None:
+        self.store = BoosterStore.from_state(checkpoint[KEY])
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers fitted on training rows: four bytes of the store each."""
+        return self.store.num_bytes // 4
+
+
+def on_cpu(tensor: Tensor) -> Tensor:
+    """Trees read rows in main memory."""
+    return tensor.detach().cpu()
