@@ -159,3 +159,23 @@ def test_ctrl_c_ends_the_children_and_exits_with_130(place: Path, tmp_path: Path
     assert started.returncode == 130, err
     assert err.strip().splitlines()[-1].startswith("genzoo: interrupted; finished: no model; kept in w")
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended by signal SIGKILL; perhaps memory ran out"),
+        ("print('lost'); raise SystemExit(7)", "ended with code 7: lost"),
+        ("pass", "holds no complete result"),
+    ],
+)
+def test_a_child_that_dies_is_a_row_that_says_how(script: str, reason: str, tmp_path: Path) -> None:
+    from genzoo.commands.jobs import Job, collect
+
+    with (tmp_path / "log.txt").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=log, stderr=subprocess.STDOUT)
+    process.wait(timeout=30)
+    result = collect(Job("maf", "genzoo.models.flows.maf.MAF", folder=tmp_path, process=process))
+    assert result.name == "maf"
+    assert result.likelihood is None
+    assert reason in str(result.error)
