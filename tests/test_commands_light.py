@@ -183,3 +183,10 @@ def test_datamodules_are_found_by_any_case_and_a_file_is_not_one(tmp_path: Path)
     assert find_datamodule("toy") == DATAMODULES["Toy"]
     (tmp_path / "my.csv").write_text("a\n1\n")
     assert f"--data.path {tmp_path / 'my.csv'}" in say("fit", "--data", tmp_path / "my.csv").err
+
+
+@pytest.mark.parametrize("word", ["🙂", "\\ud83d\\ude42", "\\\\🙂", "é\x7f\x85\u2028", "黒", 'a"b\\'])
+def test_any_category_of_a_checkpoint_reaches_the_parser_as_it_is(word: str) -> None:
+    given = read_given("test", ["--ckpt_path", "x"])
+    (line,) = given.arguments([{"model": {"init_args": {"schema": {word: word}}}}])
+    assert yaml.safe_load(line.removeprefix("--config=")) == {"model": {"init_args": {"schema": {word: word}}}}

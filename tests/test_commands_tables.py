@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import narwhals as nw
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from commands_runs import QUIET, say, toy_table, write_toy
 
 import genzoo
 from genzoo.main import WRONG_INPUT
+from genzoo.tables.frames import read_frame
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +153,21 @@ def test_by_column_is_refused_by_a_model_that_has_no_such_parts(place: Path) -> 
     said = say("score", "g", place / "toy.csv", "--by", "column")
     assert said.code == WRONG_INPUT
     assert "does not say what each column contributes; use independent" in said.err
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_dates_come_back_as_dates_from_sample_and_impute(tmp_path: Path, ending: str) -> None:
+    rng = np.random.default_rng(0)
+    days = np.datetime64("2024-01-01") + rng.integers(0, 300, 120)
+    lines = [f"{day if k % 6 else ''},{x:.4f}" for k, (day, x) in enumerate(zip(days, rng.normal(size=120)))]
+    Path("days.csv").write_text("\n".join(["day,x", *lines]) + "\n")
+    assert say("fit", "--model", "independent", "--data.path", "days.csv", "--run_dir", "run", *QUIET).code == 0
+    assert say("sample", "run", "-n", 20, "-o", f"drawn.{ending}").code == 0
+    assert say("impute", "run", "days.csv", "-o", f"filled.{ending}").code == 0
+    for name in ("drawn", "filled"):
+        frame = read_frame(f"{name}.{ending}")
+        assert frame.schema["day"] == nw.Date, name
+        assert frame["day"].null_count() == 0
+    if ending == "csv":
+        kept = [line.split(",")[0] for line in Path("filled.csv").read_text().splitlines()[1:]]
+        assert all(day in ("", same) for day, same in zip((line.split(",")[0] for line in lines), kept))

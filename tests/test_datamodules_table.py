@@ -251,7 +251,7 @@ def test_too_few_rows_are_refused_in_clear_words(tmp_path: Path) -> None:
         Table(str(tmp_path / "one.csv")).setup()
     (tmp_path / "two.csv").write_text("a,b\n1,2.5\n3,4.5\n")
     with pytest.raises(
-        DataError, match="2 rows cannot be split into training, validation and test rows; give more rows"
+        DataError, match="2 rows cannot be split into training, validation and test rows; give at least 3"
     ):
         Table(str(tmp_path / "two.csv")).setup()
     assert len(Table(str(tmp_path / "two.csv"), val=0, test=0).data("train")) == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genzoo.errors import DataError, SchemaError
+from genzoo.tables.cells import numbers
 from genzoo.tables.encode import TableData, decode_table, encode_frame, fill_holes, training_schema
 from genzoo.tables.frames import read_frame, to_arrow, write_frame
 from genzoo.tables.infer import infer_schema
@@ -291,3 +295,45 @@ def test_any_generated_table_is_described_encoded_and_decoded_stably(tmp_path: P
         again = encode_frame(decode_table(data, backend="polars"), schema)
         np.testing.assert_array_equal(again.numeric, data.numeric)
         np.testing.assert_array_equal(again.codes, data.codes)
+
+
+def test_durations_come_back_as_durations_and_are_seconds_in_text(tmp_path: Path) -> None:
+    spans = pa.array(np.random.default_rng(0).integers(0, 10**6, 200) * 500, pa.duration("ms"))
+    few = pa.array([3_000_000, 60_000_000] * 100, pa.duration("us"))
+    table = pa.table({"span": spans, "two": few})
+    schema = infer_schema(table, cache=False)
+    assert (schema["span"].storage, schema["two"].kind) == ("duration", "binary")
+    assert schema["two"].categories == ("3", "60")
+    data = encode_frame(table, schema)
+    assert data.counts["unseen"] == 0
+    assert data.numeric[:, 0] == pytest.approx(np.asarray(spans.cast(pa.int64())) / 1000, rel=0, abs=0)
+    back = decode_table(data, backend="pyarrow")
+    assert back.schema.types == [pa.duration("us")] * 2
+    assert back["span"].to_pylist() == table["span"].to_pylist()
+    assert back["two"].to_pylist() == table["two"].to_pylist()
+    again = encode_frame(write_frame(back, tmp_path / "t.csv"), schema)
+    np.testing.assert_array_equal(again.numeric, data.numeric)
+    np.testing.assert_array_equal(again.codes, data.codes)
+
+
+def test_decimals_are_read_to_the_last_digit() -> None:
+    cents = [Decimal(k).scaleb(-2) for k in range(1, 5000, 7)]
+    array = pa.array(cents, pa.decimal128(18, 2))
+    np.testing.assert_array_equal(numbers(array), [float(value) for value in cents])
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.timestamp("ns"), pa.timestamp("us", "Europe/Berlin"), pa.timestamp("s"), pa.duration("ns"), pa.date32()]
+)
+def test_filling_keeps_the_finest_digits_and_the_zone_of_observed_times(kind: pa.DataType) -> None:
+    ticks = np.random.default_rng(0).integers(0, 20_000 if pa.types.is_date(kind) else 10**9, 60)
+    cells = pa.array(ticks.astype(np.int32) if pa.types.is_date(kind) else ticks).cast(kind)
+    holes = pa.array(np.arange(60) % 5 == 0)
+    table = pa.table({"t": pc.if_else(holes, pa.scalar(None, kind), cells)})
+    data = encode_frame(table, infer_schema(table, cache=False))
+    full = replace(data, numeric=np.nan_to_num(data.numeric, nan=float(np.nanmin(data.numeric))))
+    filled = to_arrow(fill_holes(table, data, full))["t"].combine_chunks()
+    assert filled.type == kind
+    assert filled.null_count == 0
+    observed = pc.invert(holes)
+    assert filled.filter(observed).equals(cells.filter(observed))

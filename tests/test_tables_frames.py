@@ -82,7 +82,9 @@ def test_quoted_line_breaks_belong_to_the_cell(tmp_path: Path) -> None:
         (b"a,b\n", "header but no rows"),
         (b"a,b,a\n1,2,3\n", "more than one column named 'a'"),
         (b"a,,c\n1,2,3\n", "column 2 has no name"),
-        (b"a,b\n1,2\n3\n", "cannot be read"),
+        (b"a,b\n1,2\n3\n", "row 3 .* has 1 cell and the header 2: '3'"),
+        (b"a,b\n1,2\n3,4,5\n6,7,8\n", "has 3 cells and the header 2 .2 such rows.: '3,4,5'"),
+        (b'a,b\n1,2\n1,"2\n1,2\n1,2\n', "column 'b' in row 3 .* never closed"),
         (b"a,b\x00\x01\n1,2\n", "binary data"),
     ],
 )
@@ -98,9 +100,9 @@ def test_broken_and_absent_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "f.csv").mkdir()
     with pytest.raises(DataError, match="is a folder"):
         read_frame(tmp_path / "f.csv")
-    with pytest.raises(DataError, match="cannot be read as a parquet table"):
+    with pytest.raises(DataError, match="cannot be read as a Parquet file"):
         read_frame(written(tmp_path, "not parquet at all", "t.parquet"))
-    with pytest.raises(DataError, match="cannot be read as a arrow table"):
+    with pytest.raises(DataError, match="cannot be read as a Feather or Arrow file"):
         read_frame(written(tmp_path, "not arrow at all", "t.feather"))
     with pytest.raises(DataError, match="cannot tell"):
         read_frame(written(tmp_path, "a", "t.xlsx"))

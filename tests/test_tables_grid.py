@@ -74,3 +74,16 @@ def test_two_hundred_random_numbers_share_no_step() -> None:
         rng = np.random.default_rng(seed)
         assert not find_grid(distinct(rng.normal(size=200))).common
         assert not find_grid(distinct(rng.normal(size=200).astype(np.float32)), single=True).common
+
+
+@pytest.mark.parametrize("size", [1e300, 1e-290, 1.0])
+def test_numbers_of_any_size_have_a_grid_or_none_without_a_warning(size: float) -> None:
+    import warnings
+
+    rng = np.random.default_rng(0)
+    loose = np.sort(rng.normal(size=40) * size)
+    ties = np.unique(np.rint(rng.normal(size=200) * 20)) * (size * 0.37)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not find_grid(loose).common
+        assert find_grid(ties).step == pytest.approx(size * 0.37, rel=1e-9)

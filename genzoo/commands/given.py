@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,18 @@ class Given:
             {k: v for k, v in layer.items() if k in NESTED and v is not None}
             for layer in [*(extra or []), *self.layers]
         ]
-        configs = [f"--config={json.dumps(layer)}" for layer in layers if layer]
+        configs = [f"--config={_yaml_line(layer)}" for layer in layers if layer]
         return configs + [f"--{key}={value}" for key, value in self.typed if key not in RUN_OPTIONS]
+
+
+def _yaml_line(layer: dict[str, Any]) -> str:
+    """A layer as JSON on one line that YAML reads as well: it knows no surrogate pairs (emoji) and no bare DEL."""
+
+    def one(found: re.Match[str]) -> str:
+        return found[0] if found[1] is None else f"\\U{ord(json.loads(chr(34) + found[0] + chr(34))):08x}"
+
+    text = json.dumps(layer).replace("\x7f", "\\u007f")
+    return re.sub(r"\\\\|\\u(d[89ab]..)\\ud[c-f]..", one, text)
 
 
 def read_given(command: str, arguments: list[str]) -> Given:

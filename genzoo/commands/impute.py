@@ -24,10 +24,12 @@ def run(arguments: list[str]) -> int:
     targets = [require_writable(path, given.overwrite) for path in outputs(given.output, given.draws)]
 
     from genzoo.models.checkpoint import load
-    from genzoo.tables.frames import write_frame
+    from genzoo.tables.frames import read_frame, write_frame
 
     model = load(given.run)
-    frames = model.impute(given.file, draws=given.draws, seed=given.seed)
+    # as a frame, so that the types of its columns come back (a path gives pandas, which has no dates)
+    frame = read_frame(given.file, schema=model.schema)
+    frames = model.impute(frame, draws=given.draws, seed=given.seed)
     for frame, target in zip(frames, targets):
         write_frame(frame, target, overwrite=given.overwrite)
     print(f"wrote {len(frames[0])} completed rows to {', '.join(map(str, targets))}")

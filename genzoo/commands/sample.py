@@ -25,7 +25,8 @@ def run(arguments: list[str]) -> int:
     from genzoo.tables.frames import write_frame
 
     model = load(given.run)
-    frame = model.sample(given.num, given=given.given, seed=given.seed)
+    # Arrow has a type for dates; pandas would write midnights
+    frame = model.sample(given.num, given=given.given, seed=given.seed, backend="pyarrow")
     write_frame(frame, target, overwrite=given.overwrite)
     print(f"wrote {len(frame)} rows to {target}")
     return 0

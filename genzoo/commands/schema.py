@@ -22,8 +22,14 @@ def run(arguments: list[str]) -> int:
     from genzoo.tables.infer import infer_schema
     from genzoo.tables.show import save_schema, schema_table
 
-    schema = infer_schema(given.file, roles={"context": given.context, "ignore": given.ignore})
+    roles = {"context": given.context, "ignore": given.ignore}
+    schema = infer_schema(given.file, roles=roles, refused="ignore")
     Console().print(schema_table(schema))
+    refused = [column for column in schema.columns if column.note.startswith("refused: ")]
+    for column in refused:
+        print(f"left out: {column.note.removeprefix('refused: ')}")
+    if refused:
+        print("fit and compare ask for a decision on these: --ignore NAME, or an edited schema")
     if target is not None:
         save_schema(schema, target, overwrite=given.overwrite)
         print(f"wrote {target}; edit it, then: genzoo fit --data.path {given.file} --data.schema {target}")

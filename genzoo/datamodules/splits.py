@@ -96,7 +96,7 @@ def _cut(order: Index, val: float, test: float) -> dict[str, Index]:
     if len(order) - num_test - num_val < 1:
         raise DataError(
             f"{len(order)} row{'s' * (len(order) != 1)} cannot be split into training, validation and test rows; "
-            "give more rows, or set val and test to 0 to train on all of them"
+            "give at least 3, or train on all of them with genzoo fit --data.val 0 --data.test 0"
         )
     return {
         "test": np.sort(order[:num_test]),

@@ -21,7 +21,7 @@ def measure_words(column: Column) -> str:
     elif column.kind == "mixed":
         words = f"probability of {atoms}; density per {unit} elsewhere"
     elif column.kind == "quantized":
-        cell_unit = column.unit or {"date": "day", "datetime": "s"}.get(column.storage)
+        cell_unit = column.unit or {"date": "day", "datetime": "s", "duration": "s"}.get(column.storage)
         words = f"probability of the cell of width {column.step:g}" + (f" ({cell_unit})" if cell_unit else "")
         words += f"; atoms {atoms}" if column.atoms else ""
     else:

@@ -112,6 +112,8 @@ def storage_of(kind: pa.DataType) -> str:
         return "date"
     if pa.types.is_timestamp(kind):
         return "datetime"
+    if pa.types.is_duration(kind):
+        return "duration"
     if pa.types.is_integer(kind):
         return "int"
     return "float"
@@ -131,7 +133,8 @@ def can_be_number(kind: pa.DataType) -> bool:
 
 
 def numbers(column: pa.Array, tokens: Iterable[str] = ()) -> np.ndarray:
-    """Cells as float64, NaN where missing: dates in days and date-times in seconds since 1970-01-01 (UTC).
+    """Cells as float64, NaN where missing: dates in days and date-times in seconds since 1970-01-01 (UTC), durations in
+    seconds.
 
     Args:
         column: Cells of a number, date or boolean type (see :func:`can_be_number`).
@@ -150,7 +153,7 @@ def numbers(column: pa.Array, tokens: Iterable[str] = ()) -> np.ndarray:
         seconds = count // ticks + (count % ticks) / ticks
         return np.where(null, np.nan, seconds)
     elif pa.types.is_decimal(kind):
-        column = column.cast(pa.float64())
+        column = as_double(column)
     elif pa.types.is_boolean(kind):
         column = column.cast(pa.int8())
     if pa.types.is_null(kind):
@@ -161,14 +164,21 @@ def numbers(column: pa.Array, tokens: Iterable[str] = ()) -> np.ndarray:
     return result
 
 
+def as_double(column: pa.Array) -> pa.Array:
+    """Numbers as float64; decimals through their digits, for Arrow's own cast is off in the last place."""
+    if pa.types.is_decimal(column.type):
+        column = column.cast(pa.string())
+    return column.cast(pa.float64())
+
+
 def texts(column: pa.Array, tokens: Iterable[str] = ()) -> pa.Array:
-    """Cells as text, null where missing; a number in its shortest form (``1``, not ``1.0``)."""
+    """Cells as text, null where missing; a number in its shortest form (``1``, not ``1.0``), a duration in seconds."""
     kind = column.type
     if is_text(kind):
         return drop_tokens(column, tokens)
     if pa.types.is_boolean(kind):
         return pc.if_else(column, "True", "False").cast(pa.string())
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_duration(kind):
         single = pa.types.is_float32(kind) or pa.types.is_float16(kind)
         values = numbers(column, tokens)
         names, index = np.unique(values, return_inverse=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from genzoo.tables.cells import as_array, drop_tokens, is_text, texts
+from genzoo.tables.cells import as_array, as_double, drop_tokens, is_text, texts
 from genzoo.tables.frames import read_frame, to_arrow, to_native
 from genzoo.tables.grid import snap
 from genzoo.tables.schema import Column, Schema
@@ -74,9 +74,11 @@ def _numbers_out(values: np.ndarray, column: Column) -> pa.Array:
         whole = np.clip(np.rint(np.where(hole, 0.0, values)), -bound, bound).astype(np.int64)
         array = pa.array(whole, pa.int64(), mask=hole)
         return array.cast(pa.int32()).cast(pa.date32()) if column.storage == "date" else array
-    if column.storage == "datetime":
+    if column.storage in ("datetime", "duration"):
         ticks = np.clip(np.rint(np.where(hole, 0.0, values) * 1e6), -(2.0**62), 2.0**62).astype(np.int64)
-        return pa.array(ticks, pa.int64(), mask=hole).cast(pa.timestamp("us"))
+        return pa.array(ticks, pa.int64(), mask=hole).cast(
+            pa.timestamp("us") if column.storage == "datetime" else pa.duration("us")
+        )
     return pa.array(values, pa.float64(), mask=hole)
 
 
@@ -93,6 +95,9 @@ def _written(words: list[str | None], column: Column) -> pa.Array:
     array = pa.array(words, pa.string())
     if column.storage == "bool":
         return pa.array([None if w is None else w == "True" for w in words], pa.bool_())
+    if column.storage == "duration":
+        ticks = [None if w is None else round(float(w) * 1e6) for w in words]
+        return pa.array(ticks, pa.int64()).cast(pa.duration("us"))
     kinds = {"int": pa.int64(), "float": pa.float64(), "date": pa.date32(), "datetime": pa.timestamp("us")}
     if column.storage in kinds:
         return array.cast(kinds[column.storage])
@@ -143,7 +148,9 @@ def _merge(given: pa.Array, drawn: pa.Array, gone: np.ndarray, column: Column, t
     if pa.types.is_integer(given.type) and pa.types.is_integer(drawn.type):
         given = given.cast(pa.int64())
     elif pa.types.is_floating(given.type) or pa.types.is_decimal(given.type):
-        given, drawn = given.cast(pa.float64()), drawn.cast(pa.float64())
+        given, drawn = as_double(given), drawn.cast(pa.float64())
+    elif pa.types.is_temporal(given.type):  # nanoseconds and time zones of the observed cells stay
+        drawn = drawn.cast(given.type, safe=False)
     else:
         given = given.cast(drawn.type, safe=False)
     return pc.if_else(mask, drawn, given)

@@ -62,7 +62,7 @@ def read_frame(
         path = Path(source).expanduser()
         tokens = tuple(missing_tokens or (schema.missing_tokens if schema else MISSING_TOKENS))
         keep = {c.name for c in schema.columns if c.storage == "string"} if schema else set()
-        return _checked(nw.from_native(_read_file(path, tokens, keep), eager_only=True), source_name(path), columns)
+        return _checked(nw.from_native(_read_file(path, tokens, keep), eager_only=True), f"'{path}'", columns)
     if isinstance(source, Mapping):
         source = pa.table({str(name): _cells_to_arrow(cells) for name, cells in source.items()})
     if isinstance(source, nw.LazyFrame):
@@ -148,7 +148,11 @@ def _read_file(path: Path, tokens: tuple[str, ...], keep_text: set[str]) -> pa.T
         return _read_arrow(path)
     except (pa.ArrowInvalid, OSError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"'{path}' cannot be read as a {kind} table: {first}") from error
+        names = {"text": "a text table", "parquet": "a Parquet file", "arrow": "a Feather or Arrow file"}
+        raise DataError(
+            f"'{path}' cannot be read as {names[kind]}; is it whole, and is its ending right? "
+            f"(the reader says: {first})"
+        ) from error
 
 
 def _read_arrow(path: Path) -> pa.Table:
@@ -216,16 +220,38 @@ def _read_text(path: Path, tokens: tuple[str, ...], keep_text: set[str]) -> pa.T
     _refuse_duplicates(names, f"'{path.name}'")
     # A quoted header may span lines: reading it as the first row keeps one parser in charge.
     places = [f"f{i}" for i in range(len(names))]
+    uneven: list[csv.InvalidRow] = []
+
+    def kept(row: csv.InvalidRow) -> str:
+        uneven.append(row)
+        return "skip"
+
     table = csv.read_csv(
         io.BytesIO(data),
         read_options=csv.ReadOptions(column_names=places, block_size=1 << 24, use_threads=False),
         parse_options=csv.ParseOptions(
-            delimiter=separator, newlines_in_values=b'"' in data, ignore_empty_lines=len(names) > 1
+            delimiter=separator,
+            newlines_in_values=b'"' in data,
+            ignore_empty_lines=len(names) > 1,
+            invalid_row_handler=kept,
         ),
         convert_options=csv.ConvertOptions(
             column_types={place: pa.string() for place in places}, strings_can_be_null=False, null_values=[]
         ),
     ).slice(1)
+    if data.count(b'"') % 2 and table.num_rows and "\n" in str(table[places[-1]][-1]).rstrip("\n"):
+        raise DataError(
+            f"'{path}': a cell of column '{names[-1]}' in row {table.num_rows + 1} (the header is row 1) opens a quote "
+            '(") that is never closed; close it, or double a quote that belongs to the text'
+        )
+    if uneven:
+        first = uneven[0]
+        more = f" ({len(uneven)} such rows)" if len(uneven) > 1 else ""
+        where = f"row {first.number} (the header is row 1)" if first.number else "a row"
+        raise DataError(
+            f"'{path}': {where} has {first.actual_columns} cell{'s' * (first.actual_columns != 1)} and the header "
+            f"{len(names)}{more}: {first.text[:60]!r}; correct it, or quote cells that hold {separator!r}"
+        )
     if table.num_rows == 0:
         raise DataError(f"'{path}' has a header but no rows; give a table with at least two rows")
     columns = []
@@ -337,8 +363,13 @@ def iter_row_groups(
             try:
                 file = pq.ParquetFile(_existing(path))
             except (pa.ArrowInvalid, OSError) as error:
-                raise DataError(f"'{path}' cannot be read as a parquet table: {str(error).splitlines()[0]}") from error
+                raise DataError(
+                    f"'{path}' cannot be read as a Parquet file; is it whole, and is its ending right? "
+                    f"(the reader says: {str(error).splitlines()[0]})"
+                ) from error
             _refuse_duplicates(file.schema_arrow.names, f"'{path.name}'")
+            if not file.schema_arrow.names:
+                raise DataError(f"'{path}' is empty: no columns")
             if file.metadata.num_rows == 0:
                 raise DataError(f"'{path}' has a header but no rows; give a table with at least two rows")
             wanted = None if columns is None else list(columns)
@@ -417,15 +448,16 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = False) -> Iterat
 
 
 def _writable(table: pa.Table) -> pa.Table:
-    """Date-times in ISO form without empty fractions, for text files."""
+    """Date-times in ISO form without empty fractions, durations in seconds, for text files."""
     from genzoo.tables.cells import as_array, texts
 
     columns = []
     for name in table.column_names:
         column = table[name]
-        if pa.types.is_timestamp(column.type) or pa.types.is_dictionary(column.type):
+        kind = column.type
+        if pa.types.is_timestamp(kind) or pa.types.is_duration(kind) or pa.types.is_dictionary(kind):
             columns.append(texts(as_array(column)))
-        elif pa.types.is_nested(column.type):
+        elif pa.types.is_nested(kind):
             raise DataError(f"column '{name}' holds lists, which a text file cannot; write .parquet instead")
         else:
             columns.append(column)

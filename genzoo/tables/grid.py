@@ -180,6 +180,8 @@ def _settled(length: np.ndarray, slack: np.ndarray, step: float) -> float | None
     """The largest multiple of a step (a noisy remainder can end in a fraction), in few digits, tried on every length
     that can tell; ``None`` if one contradicts."""
     telling = slack <= step / 8
+    if not telling.any():
+        return None
     step *= max(1, int(np.gcd.reduce(np.rint(length[telling] / step).astype(np.int64))))
     telling = slack <= step / 8
     length, slack = length[telling], slack[telling]
@@ -198,10 +200,10 @@ def _refit(length: np.ndarray, slack: np.ndarray, step: float) -> tuple[float, f
     while True:
         end = int(np.searchsorted(length, width, side="right"))
         if end:
-            index, weight = np.rint(length[:end] / step), slack[:end].clip(1e-300) ** -2
-            weight /= weight.max()
+            ratio, error = length[:end] / step, slack[:end].clip(np.finfo(np.float64).tiny)
+            index, weight = np.rint(ratio), (error.min() / error) ** 2  # ratios: numbers near 1e300 do not overflow
             fitted = (
-                float((weight * index * length[:end]).sum() / (weight * index * index).sum()) if index.any() else step
+                step * float((weight * index * ratio).sum() / (weight * index * index).sum()) if index.any() else step
             )
             remainder = np.abs(length[:end] - np.rint(length[:end] / fitted) * fitted)
             beyond = remainder > slack[:end]

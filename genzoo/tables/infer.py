@@ -40,7 +40,7 @@ from genzoo.tables.grid import find_grid, printed_decimals
 from genzoo.tables.schema import ROLES, UNMODELLED_ROLES, Column, Schema
 from genzoo.tables.tally import Tally, Values, category_words
 
-RULE = 1  # raise when the rule changes: cached verdicts of the old one are then not read
+RULE = 2  # raise when the rule changes: cached verdicts of the old one are then not read
 
 ATOM_SHARE = 0.05
 SMALL_ATOM_SHARE = 0.01
@@ -157,8 +157,8 @@ def _read(
             if name not in ignored:
                 tally.add(table[name])
     if number < 2:
-        raise DataError(f"{source_name(source)} has {number} row; give a table with at least two rows")
-    columns, trouble = [], []
+        raise DataError(f"'{source_name(source)}' has {number} row; give a table with at least two rows")
+    columns, trouble, refused_names = [], [], []
     for name, tally in tallies.items():
         change = changes.get(name, {})
         if name in ignored:
@@ -168,36 +168,46 @@ def _read(
         reason = None if "kind" in change or change.get("role") in UNMODELLED_ROLES else refusal(values)
         if reason is not None:
             trouble.append(reason)
+            refused_names.append(name)
             columns.append(Column(name, "categorical", role="ignore", storage="string", note=f"refused: {reason}"))
         else:
             columns.append(infer_column(values, change.get("kind"), change.get("atoms")))
     if trouble and refused == "raise":
-        raise DataError("; ".join(trouble))
+        raise DataError(f"{'; '.join(trouble)}; {_advice(refused_names)}")
     return Schema(tuple(columns), num_rows=number, missing_tokens=tokens, fingerprint=mark, source=source_name(source))
 
 
 def refusal(values: Values) -> str | None:
-    """Why no model can use a text column, with what to do; ``None`` for a column that can be used."""
+    """Why no model can use a text column; ``None`` for a column that can be used."""
     if values.is_number or values.storage == "bool":
         return None
     distinct, present = len(values.words), values.num_present
-    advice = "ignore it (role: ignore), or declare it categorical (kind: categorical), in the schema"
     numeric = [word for word in values.words if _is_number(word)]
     others = [word for word in values.words if not _is_number(word)]
     near_unique = distinct > MAX_CATEGORIES or distinct > max(FEW_CATEGORIES, MAX_UNIQUE_SHARE * present)
     mixes = bool(others) and len(numeric) > FEW_CATEGORIES
     if mixes and (len(others) <= MAX_FOREIGN or (near_unique and len(numeric) > len(others))):
         counts = dict(zip(values.words, values.counts.tolist()))
-        shown = ", ".join(f"{word!r} ({counts[word]} cells)" for word in others[:3])
+        shown = ", ".join(f"{word!r} ({counts[word]} cell{'s' * (counts[word] > 1)})" for word in others[:3])
         return (
-            f"column '{values.name}' mixes numbers and text: {shown} among {len(numeric)} different numbers; correct "
-            f"these cells, name them as missing tokens, or {advice}"
+            f"column '{values.name}' mixes numbers and text: {shown} among {len(numeric)} different numbers (correct "
+            "these cells, or name them in --data.missing_tokens)"
         )
     if near_unique:
         more = "more than " if values.truncated else ""
         found = f"column '{values.name}' is text with {more}{distinct} different values in {present} rows"
-        return f"{found}, too many to learn; {advice}"
+        return f"{found}, too many to learn"
     return None
+
+
+def _advice(names: list[str]) -> str:
+    """What to do about refused columns."""
+    them, listed = "them" if len(names) > 1 else "it", ",".join(names)
+    ignored = f"'{listed}'" if re.fullmatch(r"[\w,.-]+", listed) is None else listed
+    return (
+        f"leave {them} out (--ignore {ignored}; in genzoo fit --data.ignore {ignored}), or declare {them} in the "
+        "schema (kind: categorical; genzoo schema writes one to edit)"
+    )
 
 
 def _is_number(word: str) -> bool:
@@ -300,8 +310,8 @@ def _number_column(values: Values, base: dict[str, Any]) -> Column:
 
 
 def _quantized(values: Values, base: dict[str, Any], atoms: np.ndarray, why: str) -> Column:
-    if values.storage in ("int", "date", "datetime"):  # whole numbers of units, days or microseconds
-        per_unit = 10**6 if values.storage == "datetime" else 1
+    if values.storage in ("int", "date", "datetime", "duration"):  # whole numbers of units, days or microseconds
+        per_unit = 10**6 if values.storage in ("datetime", "duration") else 1
         ticks = np.rint(values.values * per_unit).astype(np.int64)
         divisor = int(np.gcd.reduce(np.diff(ticks))) or 1
         step, origin, decimals, common = divisor / per_unit, int(ticks[0]) % divisor / per_unit, None, True

@@ -18,7 +18,7 @@ from genzoo.errors import SchemaError
 
 Kind = Literal["continuous", "quantized", "mixed", "categorical", "binary", "constant"]
 Role = Literal["value", "context", "treatment", "outcome", "sensitive", "time", "group", "ignore"]
-Storage = Literal["float", "int", "bool", "string", "date", "datetime"]
+Storage = Literal["float", "int", "bool", "string", "date", "datetime", "duration"]
 Missing = Literal["hole", "value"]
 
 KINDS: tuple[str, ...] = get_args(Kind)

@@ -26,7 +26,11 @@ def measure_text(column: Column) -> str:
         return f"probability of {_atoms(column)}, density per {unit} elsewhere"
     if column.kind == "quantized":
         step = float(column.step or 0.0)
-        width = {"date": f"{number_text(step)} days", "datetime": f"{number_text(step)} s"}.get(column.storage)
+        width = {
+            "date": f"{number_text(step)} days",
+            "datetime": f"{number_text(step)} s",
+            "duration": f"{number_text(step)} s",
+        }.get(column.storage)
         cells = (
             f"probability, cells of {width or f'{step:.6g}'}{f' {column.unit}' if column.unit and not width else ''}"
         )
