@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -44,7 +44,9 @@ class Entry:
         return self.class_path.rpartition(".")[2]
 
 
-_AUTOREGRESSIVE = Capabilities(missing="exact", context=True, context_missing=True, imputes=True, uses_mask=True)
+_AUTOREGRESSIVE = Capabilities(
+    missing="exact", context=True, context_missing=True, imputes=True, uses_mask=True, by_column=True
+)
 
 _ENTRIES = (
     Entry(
@@ -81,7 +83,7 @@ _ENTRIES = (
         class_path="genzoo.models.flows.spline_flow.SplineFlow",
         summary="Rational-quadratic spline flow, autoregressive (exact on mixed rows) or coupling.",
         paper="Durkan, Bekasov, Murray and Papamakarios (2019), arXiv:1906.04032",
-        capabilities=replace(_AUTOREGRESSIVE, by_column=True),
+        capabilities=_AUTOREGRESSIVE,
         recipe="adult_spline_flow",
         group="flows",
     ),
@@ -90,8 +92,24 @@ _ENTRIES = (
         class_path="genzoo.models.trees.forest_autoregressive.ForestAutoregressive",
         summary="Autoregressive tree ensemble: a boosted classifier of bins a column; exact on mixed rows.",
         paper="McCarter (2025), Unmasking Trees for tabular data, TMLR",
-        capabilities=replace(_AUTOREGRESSIVE, by_column=True),
+        capabilities=_AUTOREGRESSIVE,
         group="trees",
+    ),
+    Entry(
+        key="radd",
+        class_path="genzoo.models.discrete.radd.RADD",
+        summary="Masked diffusion over symbols: any-order likelihood (exact on narrow tables), imputes any cells.",
+        paper="Ou et al. (2025), arXiv:2406.03736",
+        capabilities=Capabilities(
+            missing="lower_bound",
+            context=True,
+            context_missing=True,
+            likelihood="lower_bound",
+            quantized="lower_bound",
+            categorical="lower_bound",
+            imputes=True,
+        ),
+        group="discrete",
     ),
 )
 
