@@ -15,6 +15,7 @@ from torch import Tensor
 
 from genzoo.codecs.base import Cells
 from genzoo.models.baselines.gaussian import Gaussian
+from genzoo.models.baselines.independent import Independent
 from genzoo.models.baselines.mixture import GaussianMixture
 from genzoo.models.baselines.mixture_density import Layout, Mixture, draw_given, draw_rows, log_probs
 from genzoo.models.baselines.mixture_em import Prior, concatenate, raise_to_floor, run_em
@@ -445,3 +446,31 @@ def test_batches_are_joined_in_order() -> None:
     parts = [model.codec.encode(batch.select(slice(i, i + 200))) for i in (0, 200, 400)]
     assert torch.equal(concatenate(parts).number, model.codec.encode(batch).number)
     assert layout_of(model.codec.numbers, model.codec.categories).quantized == (False, True, True, False)
+
+
+@pytest.mark.parametrize("kind", [Independent, Gaussian, GaussianMixture])
+@pytest.mark.parametrize("names", [("empty",), ("empty", "full"), ("full", "empty")])
+def test_a_column_without_known_categories_adds_nothing_and_stays_a_hole(kind: type, names: tuple[str, ...]) -> None:
+    columns = {"full": Column("full", "categorical", categories=("a", "b")), "empty": Column("empty", "categorical")}
+    schema = schema_of(number("x"), *(columns[name] for name in names))
+    numeric = torch.randn(60, 1, generator=generator(), dtype=F64)
+    codes = torch.stack([torch.arange(60) % 2 if name == "full" else torch.full((60,), -1) for name in names], 1)
+    batch = batch_of(numeric, codes)
+    model = fitted(kind, schema, batch)
+    without = fitted(
+        kind,
+        schema_of(number("x"), *(columns[name] for name in names if name == "full")),
+        batch_of(numeric, codes[:, [name == "full" for name in names]]),
+    )
+    assert torch.allclose(scores(model, batch).values, scores(without, batch_of(numeric, without_empty(codes))).values)
+    unseen = batch_of(numeric, torch.where(codes < 0, -2, codes))
+    gap = scores(model, unseen).values - scores(model, batch).values
+    assert torch.allclose(gap, torch.full_like(gap, math.log(schema.epsilon)))
+    drawn = model.model_sample(5, None, generator())
+    filled = model.model_impute(batch, model.codec.encode(batch), 1, generator())[0]
+    for part in (drawn, filled):
+        assert (part.codes[:, names.index("empty")] == -1).all()
+
+
+def without_empty(codes: Tensor) -> Tensor:
+    return codes[:, (codes >= 0).any(0)]

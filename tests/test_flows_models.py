@@ -20,6 +20,7 @@ from genzoo.models.flows.maf import MAF
 from genzoo.models.flows.sizes import default_dropout
 from genzoo.models.flows.spline_flow import SplineFlow
 from genzoo.tables.batch import TableBatch
+from genzoo.tables.encode import TableData
 from genzoo.tables.schema import Column, Schema
 
 SMALL: dict[str, Any] = {"hidden": 24, "num_transforms": 2, "patience": 0}
@@ -194,3 +195,69 @@ def test_impossible_arguments_are_refused(kind: Any, options: dict[str, Any], me
     schema = Schema((Column("a", "continuous"),), num_training_rows=10).to_dict()
     with pytest.raises(ValueError, match=message):
         kind(schema, **options)
+
+
+def numbers_batch(numeric: Any) -> TableBatch:
+    values = torch.as_tensor(numeric, dtype=torch.float64)
+    return TableBatch(values, torch.zeros(len(values), 0, dtype=torch.int64), torch.arange(len(values)))
+
+
+def ready(schema: Schema, numeric: Any, kind: Any = SplineFlow, **options: Any) -> DensityModel:
+    """A model with a fitted codec and weights as they start."""
+    model = kind(schema.to_dict(), **SMALL, **options)
+    model.codec.fit(numbers_batch(numeric))
+    model.initialise([model.codec.encode(numbers_batch(numeric))])
+    return model.eval()
+
+
+def rows_of(schema: Schema, numeric: np.ndarray) -> TableData:
+    return TableData(numeric, np.zeros((len(numeric), 0), np.int64), np.arange(len(numeric)), schema)
+
+
+def test_a_coupling_flow_is_a_bound_where_a_missing_number_is_a_value() -> None:
+    schema = Schema((Column("a", "continuous", missing="value"), Column("b", "continuous")), num_training_rows=40)
+    numeric = np.random.default_rng(0).normal(size=(40, 2))
+    numeric[::3, 0] = np.nan
+    score = ready(schema, numeric, transform="coupling").log_prob(rows_of(schema, numeric))
+    assert (score.kind, score.uses_mask) == ("lower_bound", False)
+
+
+def test_kind_and_error_of_a_coupling_flow_follow_the_holes_of_the_rows_scored_not_the_batches() -> None:
+    schema = Schema((Column("a", "continuous"), Column("b", "continuous")), num_training_rows=40)
+    complete = np.random.default_rng(0).normal(size=(40, 2))
+    holes = complete.copy()
+    holes[30:, 0] = np.nan
+    model = ready(schema, complete, transform="coupling")
+    whole = model.log_prob(rows_of(schema, holes))
+    parts = model.log_prob(rows_of(schema, holes), batch_size=20)  # the first batch is complete, and exact
+    assert (whole.kind, parts.kind) == ("lower_bound", "lower_bound")
+    assert "importance" in parts.method
+    assert np.allclose(whole.values, parts.values, atol=1e-9)
+    assert np.allclose(whole.se, parts.se, atol=1e-9)
+    assert (parts.se[:30] == 0).all()
+    assert (parts.se[30:] > 0).all()
+    assert not parts.uses_mask  # only its filler sees the pattern
+    after = model.log_prob(rows_of(schema, complete))
+    assert (after.kind, after.method, after.se) == ("exact", "change of variables", None)
+
+
+def test_a_missing_value_that_is_a_value_is_probability_and_no_hole() -> None:
+    schema = Schema((Column("a", "continuous", missing="value"),), num_training_rows=40)
+    numeric = np.random.default_rng(0).normal(size=(40, 1))
+    numeric[::4] = np.nan
+    score = ready(schema, numeric).log_prob(rows_of(schema, numeric))
+    missing = np.isnan(numeric[:, 0])
+    assert not score.uses_mask
+    assert np.allclose(score.discrete[missing], np.log(10.5 / 41))
+    assert np.allclose(score.discrete[~missing], np.log(30.5 / 41))
+    assert (score.continuous[missing] == 0).all()
+
+
+@pytest.mark.parametrize("options", [{"transform": "coupling"}, {"alternate": False}, {"alternate": True}])
+def test_numbers_beyond_single_precision_are_scored(options: dict[str, Any]) -> None:
+    schema = Schema((Column("a", "continuous"), Column("b", "continuous")), num_training_rows=40)
+    model = ready(schema, np.random.default_rng(0).normal(size=(40, 2)), **options)
+    far = 1e60
+    scores = model.score_batch(numbers_batch([[far, 0.0], [0.0, -far]]), 0, 1).values
+    scale = torch.exp(-2 * model.codec.scaler.spread.log() - 2 * model.codec.scaler.unit.log())
+    assert torch.allclose(scores, -0.5 * far**2 * scale, rtol=1e-9)

@@ -59,8 +59,8 @@ class Coupling(Bijection):
     def _map(self, x: Tensor, context: Tensor | None, to_latent: bool) -> tuple[Tensor, Tensor]:
         # A logarithmic and a saturating view of each kept feature: an outlier must not explode its neighbours.
         dtype = self.network.first.weight.dtype
-        kept = x[:, self.kept].to(dtype)
-        views = [kept.abs().log1p().copysign(kept), (2 * kept).tanh()]
+        kept = x[:, self.kept]
+        views = [kept.abs().log1p().copysign(kept).to(dtype), (2 * kept).tanh().to(dtype)]
         out = self.network(torch.cat(views if context is None else [*views, context.to(dtype)], 1))
         parameters = out.t().unflatten(0, (self.element.num_parameters, len(self.moved)))
         value, log_det = self.element.apply(x[:, self.moved].t(), parameters, to_latent)

@@ -127,6 +127,15 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         """How the number is computed, in a few words, for reports."""
         return "closed form" if self.likelihood_kind == "exact" else f"importance-weighted, {self.draws} draws"
 
+    def kind_on(self, holes: bool) -> tuple[str, str]:
+        """Kind and method on rows with (``holes``) or without missing scored cells: by default the same for both."""
+        return self.likelihood_kind, self.likelihood_method
+
+    @property
+    def reads_pattern(self) -> bool:
+        """The density depends on which cells are missing, not only on the observed ones."""
+        return self.capabilities.uses_mask
+
     def loss(self, encoded: Any) -> Tensor:
         """What training minimises: a scalar. Not needed by closed-form models."""
         raise NotImplementedError(f"{type(self).__name__} has no loss")
@@ -346,7 +355,7 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
 
     def _discrete_part(self, part: ModelLogProb, values: Tensor, terms: Tensor) -> Tensor | None:
         scored = self.schema.scored
-        if all(c.kind == "continuous" for c in scored):
+        if all(c.kind == "continuous" and not c.num_atoms for c in scored):
             return torch.zeros_like(values)
         if all(c.kind == "quantized" or c.is_categorical for c in scored):
             return values
@@ -382,8 +391,12 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         from genzoo.likelihood.log_likelihood import LogLikelihood
 
         def joined(key: str) -> np.ndarray | None:
-            found = [part[key] for part in parts if key in part]
-            return np.concatenate(found) if found else None
+            found = [part.get(key) for part in parts]
+            if key == "se" and not all(array is None for array in found):  # the others are without noise
+                found = [
+                    np.zeros(len(p["rows"])) if array is None else array for p, array in zip(parts, found, strict=True)
+                ]
+            return None if any(array is None for array in found) else np.concatenate(found)  # type: ignore[arg-type]
 
         rows = joined("rows")
         values = joined("values")
@@ -400,11 +413,12 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
             continuous = None
         else:
             continuous = np.where(np.isfinite(values), values - np.where(np.isfinite(discrete), discrete, 0.0), 0.0)
-        exact = self.likelihood_kind == "exact"
+        holes = _has_holes(data)
+        kind, method = self.kind_on(holes)
         return LogLikelihood(
             values=values,
             rows=rows[order],
-            kind=self.likelihood_kind,  # type: ignore[arg-type]
+            kind=kind,  # type: ignore[arg-type]
             se=ordered(joined("se")),
             discrete=discrete,
             continuous=continuous,
@@ -412,9 +426,9 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
             context=tuple(c.name for c in self.schema.context),
             measure=self.schema.measure,
             data=data.fingerprint,
-            uses_mask=self.capabilities.uses_mask and _has_holes(data),
-            method=self.likelihood_method,
-            settings={} if exact else {"draws": draws, "seed": seed},
+            uses_mask=self.reads_pattern and holes,
+            method=method,
+            settings={} if kind == "exact" else {"draws": draws, "seed": seed},
             model=type(self).__name__,
             counts=dict(data.counts),
             by_column=ordered(joined("by_column")),
@@ -548,7 +562,10 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
 
 
 def _has_holes(data: TableData) -> bool:
-    return bool(np.isnan(data.numeric).any() or (data.codes == HOLE).any())
+    """A scored cell is missing, and the schema does not take that for a value."""
+    numeric = [c.is_scored and c.missing == "hole" for c in data.schema.numeric for _ in range(c.width)]
+    codes = [c.is_scored for c in data.schema.categorical for _ in range(c.width)]
+    return bool(np.isnan(data.numeric[:, numeric]).any() or (data.codes[:, codes] == HOLE).any())
 
 
 def _chunks(data: TableData, size: int) -> Iterable[TableBatch]:

@@ -261,7 +261,7 @@ def _features(mixture: Mixture, layout: Layout, cells: Cells) -> Tensor:
             x[rows[:, None], torch.tensor(absent)] = residual @ slope[0].T
     parts = [x / mixture.covariance[0].diagonal().sqrt()] if d else []
     for j, size in enumerate(layout.categories.sizes):
-        if size <= 64:
+        if 0 < size <= 64:
             code = cells.category[:, j]
             one_hot = torch.nn.functional.one_hot(code.clamp_min(0), size).double() / math.sqrt(2)
             parts.append(torch.where(code[:, None] >= 0, one_hot, one_hot.mean(0)))

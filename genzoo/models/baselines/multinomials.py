@@ -56,8 +56,9 @@ class CategoryLayout:
             ``(batch, num_components, num_slots)``.
         """
         starts = torch.tensor(self.starts, dtype=torch.int64, device=category.device)
-        cells = log_probs[:, category.clamp_min(0) + starts]  # (K, batch, slots)
-        return torch.where(category >= 0, cells, 0.0).transpose(0, 1)
+        # One more column of zeros takes the holes.
+        table = torch.cat([log_probs, log_probs.new_zeros(len(log_probs), 1)], dim=1)
+        return table[:, torch.where(category >= 0, category + starts, self.total)].transpose(0, 1)
 
     def row_log_probs(self, log_probs: Tensor, category: Tensor) -> Tensor:
         """Sum over slots of :meth:`cell_log_probs`, ``(batch, num_components)``, without the tensor of all cells."""
@@ -77,12 +78,12 @@ class CategoryLayout:
             log_probs: ``(batch, total)``.
 
         Returns:
-            ``(batch, num_slots)`` int64.
+            ``(batch, num_slots)`` int64; -1 (a hole) in a slot without a known category.
         """
         out = [
             torch.multinomial(log_probs[:, part].exp(), 1, generator=generator)[:, 0]
-            if len(log_probs)
-            else torch.zeros(0, dtype=torch.int64)
+            if len(log_probs) and part.start < part.stop
+            else torch.full((len(log_probs),), -1, dtype=torch.int64)
             for part in self.slots()
         ]
         return torch.stack(out, dim=1) if out else torch.zeros(len(log_probs), 0, dtype=torch.int64)

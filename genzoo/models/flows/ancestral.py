@@ -90,6 +90,7 @@ class _Walk:
         device = given.number.device
         self.y = torch.zeros(len(density.nets) + 1, numbers, batch, dtype=torch.float64, device=device)
         self.present = torch.zeros(numbers, batch, dtype=torch.bool, device=device)
+        self.valued = self.present.clone()  # on an atom of a grid: later cells see its number too
         self.category = torch.full_like(given.category, -1)
         self.log_weight = torch.zeros(batch, dtype=torch.float64, device=device)
         self.hole = given.number_hole[:, self.inner].t()
@@ -101,8 +102,8 @@ class _Walk:
         static = self.density.features(self.category, *self.no_hole, self.context)
         if not self.density.num_numbers:
             return static
-        y = self.y[transform].to(self.density.dtype())
-        return torch.cat([number_features(y, self.present), static], 1)
+        numbers = number_features(self.y[transform], self.present | self.valued).to(self.density.dtype())
+        return torch.cat([numbers, static], 1)
 
     def noise(self, *shape: int) -> Tensor:
         drawn = torch.randn(*shape, generator=self.generator, dtype=torch.float64, device=self.generator.device)
@@ -110,7 +111,8 @@ class _Walk:
 
     def category_slot(self, c: int) -> None:
         out = self.density.nets[0](self.features(0), self.density.category_outputs(c))
-        head = out.double().log_softmax(0)
+        possible = self.density.possible.split(self.density.sizes)[c]
+        head = out.double().masked_fill(~possible[:, None], -torch.inf).log_softmax(0)
         uniform = torch.special.ndtr(self.noise(len(self.given)))
         drawn = (uniform > head.exp().cumsum(0)).sum(0).clamp(max=len(head) - 1)
         known = self.given.category[:, c] >= 0
@@ -149,7 +151,7 @@ class _Walk:
         log_det = torch.zeros_like(z)
         absent = ~self.present[k]
         if on_grid and indicator is not None:
-            points[0], points[2] = self._atom_edges(k, indicator, points[0], points[2])
+            points = self._atom_points(k, indicator, points)
         self.y[0, k] = points[1]
         for transform, parameters in enumerate(maps):
             points, bend = density.element.apply(points, parameters, to_latent=True)
@@ -175,13 +177,15 @@ class _Walk:
             self.category[:, indicator] = torch.where(hit, atom, self.category[:, indicator])
             self.present[k] &= ~hit
 
-    def _atom_edges(self, k: int, indicator: int, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        slot, last = self.inner[k], self.density.sizes[indicator] - 1
+    def _atom_points(self, k: int, indicator: int, points: Tensor) -> Tensor:
+        """Edges and centre of the atom's cell on rows that sit on an atom; ``(3, batch)``."""
+        density, slot = self.density, self.inner[k]
         code = self.category[:, indicator]
-        on_atom = code < last
+        on_atom = (code >= 0) & (code < density.sizes[indicator] - 1)
         index = torch.where(on_atom, code, 0)
-        low, high = self.density.atom_lower[slot][index], self.density.atom_upper[slot][index]
-        return torch.where(on_atom, low, lower), torch.where(on_atom, high, upper)
+        atom = torch.stack([part[slot][index] for part in (density.atom_lower, density.atom_centre, density.atom_upper)])
+        self.valued[k] = on_atom & (atom[0] < atom[2])
+        return torch.where(on_atom, atom, points)
 
     def _atom_excess(self, k: int, indicator: int, lower: Tensor, upper: Tensor) -> Tensor:
         has_cell = ~self.present[k] & (lower < upper)

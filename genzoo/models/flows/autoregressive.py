@@ -72,7 +72,9 @@ class AutoregressiveDensity(nn.Module):
     _outer: Tensor
     _quantized: Tensor
     atom_lower: Tensor
+    atom_centre: Tensor
     atom_upper: Tensor
+    possible: Tensor
 
     def __init__(
         self,
@@ -119,8 +121,9 @@ class AutoregressiveDensity(nn.Module):
         self.register_buffer("_quantized", quantized, persistent=False)
         self.register_buffer("_outer", self._inner.argsort(), persistent=False)
         most = max([self.sizes[slot.indicator] - 1 for slot in numbers if slot.indicator is not None], default=0)
-        for name in ("atom_lower", "atom_upper"):
+        for name in ("atom_lower", "atom_centre", "atom_upper"):
             self.register_buffer(name, torch.zeros(len(numbers), most, dtype=torch.float64))
+        self.register_buffer("possible", torch.ones(sum(self.sizes), dtype=torch.bool))
 
     @property
     def num_numbers(self) -> int:
@@ -144,14 +147,20 @@ class AutoregressiveDensity(nn.Module):
         start = self.num_numbers * self.element.num_parameters + sum(self.sizes[:c])
         return slice(start, start + self.sizes[c])
 
-    def set_atoms(self, lower: Tensor, upper: Tensor) -> None:
-        """Tells where the atoms of numbers on a grid lie: ``(num_numbers, max_atoms)`` model-space edges of their
-        cells.
+    def set_atoms(self, lower: Tensor, centre: Tensor, upper: Tensor) -> None:
+        """Tells where the atoms of numbers on a grid lie: ``(num_numbers, max_atoms)`` model-space edges and centres of
+        their cells.
 
         Equal edges mean no cell. The continuum has mass there too, which belongs to the atom's value.
         """
         self.atom_lower.copy_(lower)
+        self.atom_centre.copy_(centre)
         self.atom_upper.copy_(upper)
+
+    def set_possible(self, possible: Tensor) -> None:
+        """``(total number of categories,)`` bool: values of category slots that exist; the others get no mass."""
+        if len(possible) == len(self.possible):
+            self.possible.copy_(possible)
 
     def set_frequencies(self, category: Tensor) -> None:
         """Starts the softmax heads at the smoothed frequencies of ``(rows, num_category_slots)`` codes."""
@@ -175,21 +184,24 @@ class AutoregressiveDensity(nn.Module):
         static = self.static_features(cells)
         # From here on numbers are (numbers, batch): see Spline.
         present = cells.present[:, self._inner].t()
-        number = torch.where(present, cells.number[:, self._inner].t(), 0.0)
+        valued = present
         grid, block = None, None
         atom = torch.full_like(present[:0], -1, dtype=torch.int64)
         if num_grid:
-            lower, upper, atom = self._edges(cells, present)
-            grid = torch.stack([lower, number[:num_grid], upper]).double()
+            grid, atom = self._points(cells, present)
+            valued = torch.cat([present[:num_grid] | (atom >= 0), present[num_grid:]])
         if layout.num_continuous:
+            number = torch.where(present, cells.number[:, self._inner].t(), 0.0)
             block = number[num_grid:].to(precise)
         block_log_det: Tensor | float = 0.0
         heads: list[Tensor] = []
         for k, net in enumerate(self.nets):
-            y = [part.to(dtype) for part in (None if grid is None else grid[1], block) if part is not None]
-            out = net(torch.cat([number_features(torch.cat(y), present), static], 1) if y else static)
+            # Features in the type of the numbers: one beyond the range of the weights' type is only far, not infinite.
+            y = [part for part in (None if grid is None else grid[1], block) if part is not None]
+            out = net(torch.cat([number_features(torch.cat(y), valued).to(dtype), static], 1) if y else static)
             parameters, logits = self.split_outputs(out)
             if k == 0:
+                logits = logits.masked_fill(~self.possible[:, None], -torch.inf)
                 heads = [part.to(precise).log_softmax(0) for part in logits.split(self.sizes)]
             if grid is not None:
                 grid, _ = self.element.apply(grid, parameters[:, :num_grid], to_latent=True)
@@ -227,18 +239,19 @@ class AutoregressiveDensity(nn.Module):
         picked = torch.cat([head.gather(0, known[c : c + 1]) for c, head in enumerate(heads)])
         return torch.where(category >= 0, picked.t().double(), 0.0)
 
-    def _edges(self, cells: Cells, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Edges of the cells to integrate over, ``(num_quantized, batch)``, and the atom the row sits on (-1: none).
+    def _points(self, cells: Cells, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower edge, centre and upper edge of each row's cell, ``(3, num_quantized, batch)``, and its atom (-1: none).
 
-        A row on an atom gets the cell of the atom's value: the continuum lends it the mass it puts there.
+        A row on an atom gets the cell of the atom's value: the continuum lends it the mass it puts there, and later
+        cells see its centre, however it was drawn.
         """
         grid = self._inner[: self.layout.num_quantized]
         present = present[: len(grid)]
-        lower, upper = cells.lower[:, grid].t(), cells.upper[:, grid].t()
+        lower, centre, upper = (part[:, grid].t() for part in (cells.lower, cells.number, cells.upper))
         atom = torch.full_like(present, -1, dtype=torch.int64)
         with_atoms = [(k, c) for k, c in enumerate(self.layout.inner_indicator[: len(grid)]) if c is not None]
         if with_atoms:
-            lower, upper = lower.clone(), upper.clone()
+            lower, centre, upper = lower.clone(), centre.clone(), upper.clone()
         for k, indicator in with_atoms:
             code = cells.category[:, indicator]
             on_atom = (code >= 0) & (code < self.sizes[indicator] - 1)
@@ -247,9 +260,11 @@ class AutoregressiveDensity(nn.Module):
             on_atom = on_atom & (low < high)
             atom[k] = torch.where(on_atom, code, -1)
             lower[k] = torch.where(on_atom, low, lower[k])
+            centre[k] = torch.where(on_atom, self.atom_centre[grid[k]][index], centre[k])
             upper[k] = torch.where(on_atom, high, upper[k])
         used = present | (atom >= 0)
-        return torch.where(used, lower, -1.0), torch.where(used, upper, 1.0), atom
+        points = torch.where(used, lower, -1.0), torch.where(used, centre, 0.0), torch.where(used, upper, 1.0)
+        return torch.stack(points).double(), atom
 
     def _atom_excess(self, cell: Tensor, atom: Tensor, heads: list[Tensor]) -> Tensor:
         """What the continuum adds to an atom: ``log(p(atom) + p(no atom) p(its cell)) - log p(atom)``; 0 off atoms."""

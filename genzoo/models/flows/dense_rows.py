@@ -46,7 +46,11 @@ class DenseRows(nn.Module):
         """A point for each row, and ``log p(y) - log q(y | cells)``."""
         y, log_q = self.surjection(cells, noise)
         context = cells.context if self.num_context else None
-        y = y if self.training else y.double()
+        if not self.training:  # a number that is not drawn keeps its digits, and its size
+            numbers = torch.where(
+                cells.present & ~self.surjection.quantized, cells.number, y[:, : cells.number.shape[1]]
+            )
+            y = torch.cat([numbers, y[:, numbers.shape[1] :].double()], 1)
         return y, self.flow.log_prob(y, context).double() - log_q
 
     def loss(self, cells: Cells) -> Tensor:

@@ -40,6 +40,8 @@ class MAF(DensityModel):
         hide: Share of training rows in which cells are hidden at random; ``None``: 0.1 if training rows have holes,
             else 0.
         scaler: Scaling of numeric columns, see :class:`genzoo.codecs.vector.VectorCodec`.
+        num_spikes: Most values of each column on a grid that get a probability of their own, because training rows hold
+            them more often than their neighbours (rounded numbers, few values on a fine grid).
         particles: Completions a row of which imputations are chosen.
         training: Arguments of :class:`genzoo.models.base.DensityModel` (``lr``, ``patience``, ``ema``, ``seed``, ...).
 
@@ -54,7 +56,7 @@ class MAF(DensityModel):
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        missing="exact", context=True, context_missing=True, imputes=True, uses_mask=True
+        missing="exact", context=True, context_missing=True, imputes=True, uses_mask=True, by_column=True
     )
     default_lr: ClassVar[float] = 3e-3
     codec: VectorCodec
@@ -68,11 +70,12 @@ class MAF(DensityModel):
         dropout: float | None = None,
         hide: float | None = None,
         scaler: str = "auto",
+        num_spikes: int = 32,
         particles: int = 64,
         **training: Any,
     ) -> None:
         super().__init__(schema, **training)
-        self.codec = VectorCodec(self.schema, scaler=scaler)
+        self.codec = VectorCodec(self.schema, scaler=scaler, num_spikes=num_spikes)
         dropout = default_dropout(self.schema) if dropout is None else dropout
         self.particles = particles
         self.rows = TypedRows(

@@ -15,7 +15,6 @@ from genzoo.likelihood.noise import RowNoise
 from genzoo.models.base import DensityModel
 from genzoo.models.capabilities import Capabilities
 from genzoo.models.flows.dense_rows import DenseRows
-from genzoo.models.flows.hiding import has_holes
 from genzoo.models.flows.sizes import default_dropout
 from genzoo.models.flows.typed_rows import TypedRows
 from genzoo.models.scoring import ModelLogProb
@@ -61,6 +60,8 @@ class SplineFlow(DensityModel):
             imputation of continuous columns one pass instead of a Markov chain. Columns on a grid and categories keep
             one order in either case. Autoregressive only.
         scaler: Scaling of numeric columns, see :class:`genzoo.codecs.vector.VectorCodec`.
+        num_spikes: Most values of each column on a grid that get a probability of their own, because training rows hold
+            them more often than their neighbours (rounded numbers, few values on a fine grid).
         particles: Completions a row of which imputations are chosen.
         training: Arguments of :class:`genzoo.models.base.DensityModel` (``lr``, ``patience``, ``ema``, ``draws``,
             ``seed``, ...).
@@ -95,13 +96,14 @@ class SplineFlow(DensityModel):
         hide: float | None = None,
         alternate: bool = True,
         scaler: str = "auto",
+        num_spikes: int = 32,
         particles: int = 64,
         **training: Any,
     ) -> None:
         super().__init__(schema, **training)
         if transform not in ("autoregressive", "coupling"):
             raise ValueError(f"transform must be 'autoregressive' or 'coupling', got '{transform}'")
-        self.codec = VectorCodec(self.schema, scaler=scaler)
+        self.codec = VectorCodec(self.schema, scaler=scaler, num_spikes=num_spikes)
         element = Elementwise("spline", bins, bound)
         dropout = default_dropout(self.schema) if dropout is None else dropout
         sizes: dict[str, Any] = {
@@ -117,21 +119,31 @@ class SplineFlow(DensityModel):
             self.rows = TypedRows(self.codec, element, hide, alternate=alternate, **sizes)
         else:
             self.rows = DenseRows(self.codec, element, seed=self.seed, **sizes)
-        self._scored_holes = False
 
     @property
     def likelihood_kind(self) -> str:
-        """Exact, but for a coupling flow on anything that is not a complete continuous row."""
+        """Exact, but for a coupling flow on anything that is not a number with a density."""
         if self.transform == "autoregressive":
             return "exact"
-        dense = all(column.kind == "continuous" for column in self.schema.scored)
-        return "exact" if dense and not self._scored_holes else "lower_bound"
+        dense = all(column.kind == "continuous" and not column.num_atoms for column in self.schema.scored)
+        return "exact" if dense else "lower_bound"
 
     @property
     def likelihood_method(self) -> str:
         if self.transform == "autoregressive":
             return "chain of conditionals"
         return "change of variables" if self.likelihood_kind == "exact" else f"importance-weighted, {self.draws} draws"
+
+    def kind_on(self, holes: bool) -> tuple[str, str]:
+        """A coupling flow marginalises holes by Monte Carlo."""
+        if holes and self.transform == "coupling":
+            return "lower_bound", f"importance-weighted, {self.draws} draws"
+        return super().kind_on(holes)
+
+    @property
+    def reads_pattern(self) -> bool:
+        """A coupling flow is one density of complete rows: only its filler reads the pattern."""
+        return self.transform == "autoregressive"
 
     def initialise(self, batches: Sequence[Any]) -> None:
         """Starting values from training rows: atoms, frequencies of categories."""
@@ -143,7 +155,6 @@ class SplineFlow(DensityModel):
     def model_log_prob(self, encoded: Cells, noise: RowNoise, draws: int) -> ModelLogProb:
         if isinstance(self.rows, TypedRows):
             return self.rows.log_prob(encoded)
-        self._scored_holes = self._scored_holes or has_holes(encoded)
         return self.rows.log_prob(encoded, noise, draws)
 
     def model_sample(self, num_samples: int, context: Tensor | None, generator: torch.Generator) -> TableBatch:

@@ -55,7 +55,8 @@ class TypedRows(nn.Module):
         """Starting values from training rows: where atoms lie, frequencies of categories, whether to hide cells."""
         if codec.numbers and self.density.atom_lower.shape[1]:
             atoms = codec.atom_cells()
-            self.density.set_atoms(atoms.lower, atoms.upper)
+            self.density.set_atoms(atoms.lower, atoms.centre, atoms.upper)
+        self.density.set_possible(codec.possible())
         self.density.set_frequencies(cells.category)
         if self.hide_wanted is None:
             self.hide.fill_(HIDE_WHERE_HOLES if has_holes(cells) else 0.0)
