@@ -46,6 +46,8 @@ class BestCheckpoint(ModelCheckpoint):
         """A model that cannot score yet (half an ensemble) logs no ``val/nll``: only ``last.ckpt`` is kept."""
         if self.monitor is None or self.monitor in monitor_candidates:
             super()._save_topk_checkpoint(trainer, monitor_candidates)
+        else:
+            self._save_last_checkpoint(trainer, monitor_candidates)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """A run resumed in a new folder brings its best checkpoint along, so that it ends as the uninterrupted one."""
