@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -247,6 +248,19 @@ def test_tables_that_cannot_be_used_are_refused_in_one_sentence(text: str, sente
     assert sentence in said.err
     assert said.err.count("\n") == 1
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("name", ["2024", "null", "1e5"])
+def test_a_table_named_like_a_number_and_a_hash_of_digits_stay_text(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    digits = SimpleNamespace(update=lambda piece: None, hexdigest=lambda: "1234567890123456" * 4)
+    monkeypatch.setattr("genzoo.tables.fingerprint.hashlib", SimpleNamespace(sha256=lambda *bytes: digits))
+    monkeypatch.setenv("GENZOO_CACHE", "cache")
+    toy_table().to_csv(f"{name}.csv", index=False)
+    fitted = say("fit", "--model", "independent", "--data.path", f"{name}.csv", "--run_dir", "r", *QUIET)
+    assert fitted.code == 0, fitted.err
+    tested = say("test", "--ckpt_path", "r", *QUIET)
+    assert (tested.code, tested.err) == (0, "")
+    assert "changed" not in tested.out
 
 
 def test_a_truncated_or_foreign_checkpoint_is_refused(place: Path) -> None:

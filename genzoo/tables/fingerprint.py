@@ -18,7 +18,9 @@ from genzoo.tables.cells import as_array, is_text
 
 
 def fingerprint(source: Any) -> str:
-    """Hash of a table's content, 16 hexadecimal digits: of a file's bytes, or of a frame's names, types and cells.
+    """Hash of a table's content: of a file's bytes, or of a frame's names, types and cells.
+
+    A letter and 15 hexadecimal digits: the letter keeps any reader of YAML from taking it for a number.
 
     A file and the frame read from it have different fingerprints; the same file under another name has the same.
     """
@@ -31,14 +33,14 @@ def fingerprint(source: Any) -> str:
             with path.open("rb") as file:
                 while piece := file.read(1 << 20):
                     digest.update(piece)
-            return digest.hexdigest()[:16]
+            return f"h{digest.hexdigest()[:15]}"
     table = to_arrow(read_frame(source))
     digest = hashlib.sha256()
     for name in table.column_names:
         column = table[name]
         digest.update(f"{name}\0{_canonical(column.type)}\0{len(column)}\0".encode())
         _add(digest, as_array(column))
-    return digest.hexdigest()[:16]
+    return f"h{digest.hexdigest()[:15]}"
 
 
 def _canonical(kind: pa.DataType) -> str:
