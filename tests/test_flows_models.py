@@ -261,3 +261,13 @@ def test_numbers_beyond_single_precision_are_scored(options: dict[str, Any]) -> 
     scores = model.score_batch(numbers_batch([[far, 0.0], [0.0, -far]]), 0, 1).values
     scale = torch.exp(-2 * model.codec.scaler.spread.log() - 2 * model.codec.scaler.unit.log())
     assert torch.allclose(scores, -0.5 * far**2 * scale, rtol=1e-9)
+
+
+def test_cells_of_a_coupling_flow_have_a_total_of_at_most_one_and_samples_stand_on_them() -> None:
+    schema = Schema((Column("a", "quantized", step=1.0, lower=0, upper=3),), num_training_rows=200)
+    numeric = np.random.default_rng(0).integers(0, 4, size=(200, 1)).astype(float)
+    model = ready(schema, numeric, transform="coupling")
+    drawn = model.model_sample(200, None, torch.Generator().manual_seed(0)).numeric.detach()
+    assert set(drawn.flatten().tolist()) <= {0.0, 1.0, 2.0, 3.0}
+    total = model.score_batch(numbers_batch([[0.0], [1.0], [2.0], [3.0]]), 0, 2000).values.exp().sum()
+    assert 0.9 < float(total) < 1.02  # a bound in expectation, tight where noise fills the cells

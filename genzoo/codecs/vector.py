@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genzoo.codecs.base import CategorySlot, Cells, Codec, NumberSlot
 from genzoo.codecs.column_plan import choices, grid_ends, offsets, pool, scaler_of
+from genzoo.codecs.spikes import frequent_points
 from genzoo.tables.batch import HOLE, TableBatch
 from genzoo.tables.schema import Column, Schema
 
@@ -62,6 +63,9 @@ class VectorCodec(Codec):
             ``auto``); see :class:`~genzoo.codecs.scalers.ColumnScaler`. ``log`` and ``logit`` given for all columns
             apply where the declared bounds allow, ``auto`` elsewhere.
         num_knots: Most knots of a quantile scaler.
+        num_spikes: Most values of a quantized column that become atoms beside the schema's, because training rows hold
+            them more often than their neighbours on the grid (:func:`~genzoo.codecs.spikes.frequent_points`). The
+            measure does not change: an atom on a grid is a cell. Unused places stay NaN, see ``possible``.
 
     Shapes: ``encode`` takes a batch of raw rows; fields of the result are ``(batch, num_numbers)``,
     ``(batch, num_category_slots)``, ``(batch, num_context)`` and ``(batch, num_scored)``.
@@ -85,12 +89,20 @@ class VectorCodec(Codec):
     high: Tensor
     atoms: Tensor
     num_atoms: Tensor
+    declared_atoms: Tensor
     slot_column: Tensor
     slot_scored: Tensor
     quantized: Tensor
 
-    def __init__(self, schema: Schema, scaler: str | Mapping[str, str] | None = "auto", num_knots: int = 256) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        scaler: str | Mapping[str, str] | None = "auto",
+        num_knots: int = 256,
+        num_spikes: int = 0,
+    ) -> None:
         super().__init__(schema)
+        self.num_spikes = num_spikes
         numbers: list[NumberSlot] = []
         categories: list[CategorySlot] = []
         order: list[tuple[Literal["category", "number"], int]] = []
@@ -109,10 +121,11 @@ class VectorCodec(Codec):
                     categories.append(CategorySlot(column.name, column.num_categories, None, scored))
                     continue
                 indicator = None
-                if column.num_atoms:
+                num_atoms = self._num_atoms_of(column)
+                if num_atoms:
                     indicator = len(categories)
                     order.append(("category", indicator))
-                    categories.append(CategorySlot(column.name, column.num_atoms + 1, len(numbers), scored))
+                    categories.append(CategorySlot(column.name, num_atoms + 1, len(numbers), scored))
                 sources.append(number_source[column.name] + cell)
                 slot_columns.append(column)
                 order.append(("number", len(numbers)))
@@ -150,15 +163,16 @@ class VectorCodec(Codec):
         self._constant("high", [inf if c is None or c.upper is None else c.upper for c in dense])
         self._constant("with_atoms", [i for i, slot in enumerate(numbers) if slot.indicator is not None], torch.int64)
         self._constant("indicator", [s.indicator for s in numbers if s.indicator is not None], torch.int64)
-        self._constant("num_atoms", [c.num_atoms for c in slot_columns], torch.int64)
+        self._constant("num_atoms", [self._num_atoms_of(c) for c in slot_columns], torch.int64)
+        self._constant("declared_atoms", [c.num_atoms for c in slot_columns], torch.int64)
         self._constant("missing_atom", [bool(c.missing == "value") for c in slot_columns], torch.bool)
         self._constant("quantized_slot", [i for i, slot in enumerate(numbers) if slot.quantized], torch.int64)
-        most = max([c.num_atoms for c in slot_columns], default=0)
+        most = max([self._num_atoms_of(c) for c in slot_columns], default=0)
         padded = [list(c.atoms) + [torch.nan] * (most - len(c.atoms)) for c in slot_columns]
         atoms = torch.tensor(padded, dtype=torch.float64).reshape(len(slot_columns), most)
         # By the arithmetic of encoding, so that a value and its atom are equal bit by bit.
         atoms = self._on_grid(atoms.T, self._index(atoms.T, self.every), self.every).T.contiguous()
-        self.register_buffer("atoms", atoms, persistent=False)
+        self.register_buffer("atoms", atoms, persistent=num_spikes > 0)
         context_source = [number_source[c.name] + i for c in self._context for i in range(c.width)]
         self._constant("context_source", context_source, torch.int64)
         self._constant("context_column", [k for k, c in enumerate(self._context) for _ in range(c.width)], torch.int64)
@@ -181,6 +195,29 @@ class VectorCodec(Codec):
                 for slots in self._slots_of(self.context_column, len(self._context))
             ]
         )
+
+        if self.num_spikes:
+            self._fit_spikes(centre, good)
+
+    def _fit_spikes(self, centre: Tensor, good: Tensor) -> None:
+        for slots in self._slots_of(self.slot_column, len(self._scored)):
+            if not len(slots) or not bool(self.quantized[slots[0]]):
+                continue
+            index = self._index(centre[:, slots], slots)[good[:, slots]]
+            spikes = frequent_points(index.cpu(), self.num_spikes).to(centre)
+            for slot in slots.tolist():
+                place = slice(int(self.declared_atoms[slot]), int(self.declared_atoms[slot]) + len(spikes))
+                self.atoms[slot, place] = self.origin[slot] + spikes * self.step[slot]
+
+    def possible(self) -> Tensor:
+        """``(total of num_categories,)`` bool: values of all category slots, without the unused places of spikes."""
+        found = [torch.ones(slot.num_categories, dtype=torch.bool) for slot in self.categories]
+        for number in self.with_atoms.tolist():
+            indicator = self.numbers[number].indicator
+            declared, last = int(self.declared_atoms[number]), int(self.num_atoms[number])
+            if indicator is not None:
+                found[indicator][declared:last] = ~self.atoms[number, declared:last].isnan().cpu()
+        return torch.cat(found) if found else torch.ones(0, dtype=torch.bool)
 
     # --- encoding ----------------------------------------------------------------------------------------------------
 
@@ -309,6 +346,9 @@ class VectorCodec(Codec):
         lower, centre, upper = (torch.where(exists, part, zero).T for part in (lower, centre, upper))
         return AtomCells(lower, centre, upper, exists.T)
 
+    def _num_atoms_of(self, column: Column) -> int:
+        return column.num_atoms + (self.num_spikes if column.kind == "quantized" else 0)
+
     # --- parts -------------------------------------------------------------------------------------------------------
 
     def _read(self, batch: TableBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -321,7 +361,7 @@ class VectorCodec(Codec):
             slots = self.with_atoms
             same = centre[:, slots, None] == self.atoms[slots]
             index = torch.where(same.any(2), same.to(torch.int8).argmax(2), -1)
-            index = torch.where(hole[:, slots] & self.missing_atom[slots], self.num_atoms[slots] - 1, index)
+            index = torch.where(hole[:, slots] & self.missing_atom[slots], self.declared_atoms[slots] - 1, index)
             atom = atom.index_copy(1, slots, index)
         return centre, atom, hole
 

@@ -61,7 +61,7 @@ class SplineFlow(DensityModel):
             one order in either case. Autoregressive only.
         scaler: Scaling of numeric columns, see :class:`genzoo.codecs.vector.VectorCodec`.
         num_spikes: Most values of each column on a grid that get a probability of their own, because training rows hold
-            them more often than their neighbours (rounded numbers, few values on a fine grid).
+            them more often than their neighbours (rounded numbers, few values on a fine grid). Autoregressive only.
         particles: Completions a row of which imputations are chosen.
         training: Arguments of :class:`genzoo.models.base.DensityModel` (``lr``, ``patience``, ``ema``, ``draws``,
             ``seed``, ...).
@@ -103,7 +103,9 @@ class SplineFlow(DensityModel):
         super().__init__(schema, **training)
         if transform not in ("autoregressive", "coupling"):
             raise ValueError(f"transform must be 'autoregressive' or 'coupling', got '{transform}'")
-        self.codec = VectorCodec(self.schema, scaler=scaler, num_spikes=num_spikes)
+        # A surjection would give every unused place of a spike a share of R^D: it spreads grids inside their cells.
+        spikes = num_spikes if transform == "autoregressive" else 0
+        self.codec = VectorCodec(self.schema, scaler=scaler, num_spikes=spikes)
         element = Elementwise("spline", bins, bound)
         dropout = default_dropout(self.schema) if dropout is None else dropout
         sizes: dict[str, Any] = {
