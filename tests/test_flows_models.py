@@ -271,3 +271,15 @@ def test_cells_of_a_coupling_flow_have_a_total_of_at_most_one_and_samples_stand_
     assert set(drawn.flatten().tolist()) <= {0.0, 1.0, 2.0, 3.0}
     total = model.score_batch(numbers_batch([[0.0], [1.0], [2.0], [3.0]]), 0, 2000).values.exp().sum()
     assert 0.9 < float(total) < 1.02  # a bound in expectation, tight where noise fills the cells
+
+
+@pytest.mark.parametrize("kind", [SplineFlow, MAF])
+def test_a_row_with_a_context_far_beyond_training_is_scored(kind: Any) -> None:
+    schema = Schema((Column("given", "continuous", role="context"), Column("a", "continuous")), num_training_rows=40)
+    model = ready(schema, np.random.default_rng(0).normal(size=(40, 2)), kind)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    scores = model.score_batch(numbers_batch([[1e30, 0.0], [-1e200, 0.0], [1.0, 0.0]]), 0, 1).values
+    assert torch.isfinite(scores).all()
+    assert scores[2] != scores[0]

@@ -16,6 +16,9 @@ from genzoo.codecs.spikes import frequent_points
 from genzoo.tables.batch import HOLE, TableBatch
 from genzoo.tables.schema import Column, Schema
 
+FARTHEST_CONTEXT = 1e6
+"""Standard units that no context feature exceeds."""
+
 
 @dataclass(frozen=True)
 class AtomCells:
@@ -259,6 +262,8 @@ class VectorCodec(Codec):
         hole = x.isnan()
         anchor = self.context_scaler.anchor[self.context_column]
         z, _ = self.context_scaler(torch.where(hole, anchor, x), self.context_column)
+        # Bends off at a million, so that no context overflows a network; nothing is scored here.
+        z = z / torch.hypot(torch.ones_like(z), z / FARTHEST_CONTEXT)
         parts = [torch.stack([torch.where(hole, torch.zeros_like(z), z), hole.to(z)], -1).flatten(1).float()]
         for source, num_categories in self._context_codes:
             code = batch.codes[:, source]
