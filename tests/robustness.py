@@ -165,7 +165,9 @@ def walk(path: Path, folder: Path, models: Sequence[str] = MODELS, epochs: int =
             fitted.faults.append("no best.ckpt")
         if {schema.code, compared.code, fitted.code} == {0, 2}:
             compared.faults.append(f"schema, compare and fit end in {schema.code}, {compared.code}, {fitted.code}")
-        runs = [run for run in (folder / "zoo" / name for name in models) if (run / "checkpoints" / "best.ckpt").exists()]
+        runs = [
+            run for run in (folder / "zoo" / name for name in models) if (run / "checkpoints" / "best.ckpt").exists()
+        ]
         if fitted.code == 0:
             go("test", "--ckpt_path", folder / "run", "--trainer.enable_progress_bar", "false")
         for trained in runs:

@@ -171,3 +171,16 @@ def test_dates_come_back_as_dates_from_sample_and_impute(tmp_path: Path, ending:
     if ending == "csv":
         kept = [line.split(",")[0] for line in Path("filled.csv").read_text().splitlines()[1:]]
         assert all(day in ("", same) for day, same in zip((line.split(",")[0] for line in lines), kept))
+
+
+def test_schema_shows_refused_columns_and_writes_a_schema_that_leaves_them_out(place: Path) -> None:
+    toy_table().assign(name=[f"person {k}" for k in range(160)]).to_csv("named.csv", index=False)
+    said = say("schema", "named.csv", "-o", "s.yaml")
+    assert said.code == 0, said.err
+    assert "left out: column 'name' is text with 160 different values in 160 rows, too many to learn" in said.out
+    options = ("--model", "independent", "--data.path", "named.csv", *QUIET)
+    refused = say("fit", *options, "--run_dir", "no")
+    assert refused.code == WRONG_INPUT
+    assert "--data.ignore name" in refused.err
+    assert say("fit", *options, "--run_dir", "a", "--data.schema", "s.yaml").code == 0
+    assert say("fit", *options, "--run_dir", "b", "--data.ignore", "name").code == 0

@@ -309,3 +309,16 @@ def test_record_makes_the_same_table_from_another_folder(tmp_path: Path, monkeyp
     assert record["class_path"] == "genzoo.datamodules.table.Table"
     np.testing.assert_array_equal(Table(**record["init_args"]).data("test").rows, expected)
     assert Table(frame=people()).record == {}
+
+
+def test_a_column_declared_categorical_by_hand_gets_its_categories_from_the_table(tmp_path: Path) -> None:
+    frame = people(200).assign(name=[f"person {k % 90}" for k in range(200)])
+    frame.to_csv(tmp_path / "people.csv", index=False)
+    schema = Table(path=str(tmp_path / "people.csv"), ignore=["name"]).schema.to_dict()
+    (entry,) = [entry for entry in schema["columns"] if entry["name"] == "name"]
+    del entry["role"]
+    table = Table(path=str(tmp_path / "people.csv"), schema=schema)
+    assert set(table.schema["name"].categories) <= set(frame["name"])
+    assert len(table.schema["name"].categories) > 40
+    codes = table.data("train").codes[:, [c.name for c in table.schema.categorical].index("name")]
+    assert (codes >= 0).all()

@@ -184,3 +184,17 @@ def test_tables_are_named_after_their_file() -> None:
 
 def test_pandas_columns_of_mixed_types_become_text() -> None:
     assert to_arrow(pd.DataFrame({"a": [1, "x", None, 2.0]}, dtype=object))["a"].to_pylist() == ["1", "x", None, "2"]
+
+
+def test_date_times_with_a_zone_are_moments_in_utc_and_survive_a_text_file(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(
+        "z,offset,fine,mixed\n"
+        "2024-01-31T12:00:00Z,2024-01-31 12:00:00+01:00,2024-01-31 12:00:00.123456789,2024-01-31T12:00:00Z\n"
+        "2024-06-30T12:00:00Z,2024-06-30 12:00:00+0200,2024-01-31 12:00:01.5,2024-01-31T12:00:00\n"
+    )
+    table = to_arrow(read_frame(tmp_path / "t.csv"))
+    utc = pa.timestamp("us", "UTC")
+    assert table.schema.types == [utc, utc, pa.timestamp("ns"), pa.string()]
+    assert [moment.hour for moment in table["z"].to_pylist()] == [12, 12]
+    assert [moment.hour for moment in table["offset"].to_pylist()] == [11, 10]
+    assert to_arrow(read_frame(write_frame(table, tmp_path / "again.csv"))).equals(table)

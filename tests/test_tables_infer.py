@@ -287,3 +287,28 @@ def test_parquet_row_groups_are_counted_as_one_table(tmp_path: Path) -> None:
 def test_integers_keep_a_whole_step_however_large() -> None:
     found = column(8 * rng().integers(10**7, 10**7 + 50, size=400))
     assert (found.kind, found.step) == ("quantized", 8.0)
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ([f"{k},{k % 7}5" for k in range(60)], "numbers with a decimal comma. write 0.05 instead; .*--ignore x"),
+        ([{"a": k} for k in range(60)], "holds records, .*--ignore"),
+        ([b"%d" % k for k in range(60)], "holds bytes, .*--ignore"),
+        ([[0] * (k % 3) for k in range(60)], "lists of unequal length; .*--ignore"),
+        ([datetime.time(k % 24) for k in range(60)], "times of day; .*--ignore"),
+        ([2**60 + k for k in range(60)], "beyond 2..53, .*--ignore"),
+    ],
+)
+def test_cells_that_no_model_takes_are_refused_with_what_to_do(cells: list[Any], words: str) -> None:
+    table = pa.table({"x": pa.array(cells), "y": rng().normal(size=60)})
+    with pytest.raises(DataError, match=f"column 'x' .*{words}"):
+        infer_schema(table, cache=False)
+    assert infer_schema(table, roles={"ignore": ["x"]}, cache=False)["y"].is_modelled
+
+
+def test_several_refused_columns_get_one_piece_of_advice() -> None:
+    names = [f"person {k}" for k in range(60)]
+    with pytest.raises(DataError, match="column 'b c' is text .*leave them out .--ignore 'a,b c'") as error:
+        infer_schema({"a": names, "b c": names[::-1], "x": rng().normal(size=60)}, cache=False)
+    assert str(error.value).count("--data.ignore") == 1

@@ -222,6 +222,7 @@ class Table(TableDataModule):
             schema = self._load_schema()
             for name, changes in (self.overrides or {}).items():
                 schema = schema.with_column(name, **changes)
+            schema = _with_vocabularies(schema, source)
             for role, names in roles.items():
                 # a schema need not mention what is not modelled
                 known = [name for name in names if any(c.name == name for c in schema.columns)]
@@ -286,6 +287,25 @@ class Table(TableDataModule):
 
 def _names(names: Sequence[str] | str | None) -> list[str]:
     return [] if names is None else [names] if isinstance(names, str) else list(names)
+
+
+def _with_vocabularies(schema: Schema, source: Any) -> Schema:
+    """The schema with the categories of columns that were declared categorical without naming them, from the table."""
+    from genzoo.tables.infer import infer_schema
+
+    bare = [c for c in schema.columns if c.is_modelled and c.is_categorical and not c.categories and not c.closed]
+    if not bare:
+        return schema
+    read = infer_schema(
+        source,
+        overrides={c.name: {"kind": c.kind} for c in bare},
+        missing_tokens=schema.missing_tokens,
+        refused="ignore",
+    )
+    for column in bare:
+        found = read[column.name]
+        schema = schema.with_column(column.name, categories=found.categories, storage=found.storage)
+    return schema
 
 
 def _joined(frames: Sequence[nw.DataFrame[Any]]) -> Any:

@@ -16,7 +16,9 @@ _INFINITE = r"(?i)^[+-]?inf(inity)?$"
 _INTEGER = r"^[+-]?\d{1,18}$"
 _PADDED = r"^[+-]?0\d"  # 007 is a name, not a number
 _DATE = r"^\d{4}-\d{2}-\d{2}$"
-_DATETIME = r"^\d{4}-\d{2}-\d{2}[ T]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?$"
+_DATETIME = r"^\d{4}-\d{2}-\d{2}[ T]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?"
+_ZONE = r"(Z|[+-]\d{2}(:?\d{2})?)$"
+_NANOSECONDS = r"\.\d{7,9}"
 _SECONDS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
@@ -64,7 +66,8 @@ def numeric_tokens(tokens: Iterable[str]) -> tuple[float, ...]:
 def type_text(column: pa.Array, tokens: Iterable[str] = MISSING_TOKENS) -> pa.Array:
     """Text cells as integers, decimal numbers, dates or date-times where every cell is one; else text with nulls.
 
-    A number with a leading zero (``007``) and a decimal comma (``1,5``) keep the whole column text.
+    A number with a leading zero (``007``) and a decimal comma (``1,5``) keep the whole column text. Date-times with a
+    zone (``2024-01-31T12:00:00Z``, ``+01:00``) become moments in UTC; with and without a zone in one column stay text.
     """
     column = drop_tokens(column, tokens)
     coded = column.dictionary_encode()
@@ -84,8 +87,9 @@ def type_text(column: pa.Array, tokens: Iterable[str] = MISSING_TOKENS) -> pa.Ar
             target = pa.float64()
     elif every(_DATE):
         target = pa.date32()
-    elif every(_DATETIME):
-        target = pa.timestamp("us")
+    elif every(_DATETIME + "$") or every(_DATETIME + _ZONE):
+        unit = "ns" if pc.any(pc.match_substring_regex(trimmed, _NANOSECONDS)).as_py() else "us"
+        target = pa.timestamp(unit, None if every(_DATETIME + "$") else "UTC")
     if target is None:
         return column
     plain = pc.replace_substring_regex(trimmed, r"^\+", "")
@@ -189,7 +193,9 @@ def texts(column: pa.Array, tokens: Iterable[str] = ()) -> pa.Array:
         text = column.cast(pa.string())
         return drop_tokens(text, [str(token) for token in lost]) if lost else text
     if pa.types.is_timestamp(kind):
-        return pc.replace_substring_regex(column.cast(pa.timestamp("us")).cast(pa.string()), r"\.000000$", "")
+        return pc.replace_substring_regex(
+            column.cast(pa.timestamp("us"), safe=False).cast(pa.string()), r"\.000000$", ""
+        )
     return column.cast(pa.string())
 
 

@@ -448,14 +448,18 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = False) -> Iterat
 
 
 def _writable(table: pa.Table) -> pa.Table:
-    """Date-times in ISO form without empty fractions, durations in seconds, for text files."""
+    """Date-times in ISO form without empty fractions (with a zone: in UTC), durations in seconds, for text files."""
     from genzoo.tables.cells import as_array, texts
 
     columns = []
     for name in table.column_names:
         column = table[name]
         kind = column.type
-        if pa.types.is_timestamp(kind) or pa.types.is_duration(kind) or pa.types.is_dictionary(kind):
+        if pa.types.is_timestamp(kind):
+            words = as_array(column).cast(pa.timestamp(kind.unit)).cast(pa.string())
+            words = pc.replace_substring_regex(words, r"\.0+$", "")
+            columns.append(pc.binary_join_element_wise(words, "Z", "") if kind.tz else words)
+        elif pa.types.is_duration(kind) or pa.types.is_dictionary(kind):
             columns.append(texts(as_array(column)))
         elif pa.types.is_nested(kind):
             raise DataError(f"column '{name}' holds lists, which a text file cannot; write .parquet instead")

@@ -196,6 +196,9 @@ def refusal(values: Values) -> str | None:
     if near_unique:
         more = "more than " if values.truncated else ""
         found = f"column '{values.name}' is text with {more}{distinct} different values in {present} rows"
+        commas = sum(re.fullmatch(r"\s*[+-]?\d+,\d+\s*", word) is not None for word in values.words[:1000])
+        if commas > 0.9 * len(values.words[:1000]):
+            return f"{found}: numbers with a decimal comma? write {values.words[0].replace(',', '.')} instead"
         return f"{found}, too many to learn"
     return None
 

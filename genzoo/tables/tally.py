@@ -107,7 +107,10 @@ class Tally:
         ):
             array = self._flattened(array)
         if pa.types.is_time(array.type):
-            raise DataError(f"column '{self.name}' holds times of day; give seconds as numbers, or date-times")
+            raise DataError(
+                f"column '{self.name}' holds times of day; give seconds as numbers or date-times, or leave it out "
+                "(--ignore, or role: ignore in the schema)"
+            )
         self.num_rows += len(array)
         if pa.types.is_null(array.type):
             self.num_missing += len(array)
@@ -120,7 +123,8 @@ class Tally:
             self._add_numbers(numbers(array, self.tokens), array)
         else:
             raise DataError(
-                f"column '{self.name}' holds {array.type}, which is neither number, text nor date; ignore or convert it"
+                f"column '{self.name}' holds {_cell_words(array.type)}, which are neither numbers, text nor dates; "
+                "convert it, or leave it out (--ignore, or role: ignore in the schema)"
             )
 
     def _flattened(self, array: pa.Array) -> pa.Array:
@@ -128,7 +132,8 @@ class Tally:
         width = int(lengths[0]) if len(lengths) else 0
         if len(lengths) > 1 or width < 1 or (self.shape and self.shape != (width,)):
             raise DataError(
-                f"column '{self.name}' holds lists of unequal length; a block needs as many cells in every row"
+                f"column '{self.name}' holds lists of unequal length; a block needs as many cells in every row; split "
+                "it into columns, or leave it out (--ignore, or role: ignore in the schema)"
             )
         self.shape = (width,)
         return as_array(array.flatten())
@@ -156,7 +161,7 @@ class Tally:
         if pa.types.is_integer(array.type) and len(present) and np.abs(present).max() > 2.0**53:
             raise DataError(
                 f"column '{self.name}' has integers beyond 2**53, which float64 cannot tell apart; "
-                "store it as text if it is an identifier, or ignore it (role: ignore)"
+                "if it is an identifier, leave it out (--ignore, or role: ignore in the schema) or store it as text"
             )
         values, counts = np.unique(present + 0.0, return_counts=True)
         if self.level:
@@ -217,6 +222,18 @@ class Tally:
             self.name, storage, self.num_rows, self.num_missing, np.empty(0), tuple(names), counts,
             np.ones(len(names)), False, self.shape, self.truncated,
         )  # fmt: skip
+
+
+def _cell_words(kind: pa.DataType) -> str:
+    for word, test in (
+        ("records", pa.types.is_struct),
+        ("maps", pa.types.is_map),
+        ("lists", pa.types.is_nested),
+        ("bytes", lambda k: pa.types.is_binary(k) or pa.types.is_large_binary(k) or pa.types.is_fixed_size_binary(k)),
+    ):
+        if test(kind):
+            return word
+    return f"cells of type {kind}"
 
 
 def _added(
