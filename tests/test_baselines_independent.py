@@ -205,6 +205,25 @@ def test_units_shift_a_density_by_the_log_of_the_factor_and_a_cell_by_nothing(fa
     torch.testing.assert_close(shift[:, 1], torch.zeros(300).double(), atol=tolerance, rtol=0)
 
 
+def test_equal_gaps_of_a_grid_do_not_depend_on_rounding_in_the_unit() -> None:
+    x = torch.round(3 * torch.randn(400, generator=generator(4), dtype=torch.float64))[:, None]
+    base = fitted(Independent, schema_of(number("x", 1.0)), batch_of(x))
+    for factor in (1000.0, 1e-3, 3.0):
+        other = fitted(Independent, schema_of(number("x", factor)), batch_of(x * factor))
+        gap = scores(other, batch_of(x * factor)).values - scores(base, batch_of(x)).values
+        assert float(gap.abs().max()) < 1e-9
+
+
+def test_atoms_that_fill_a_bounded_grid_hold_all_mass() -> None:
+    column = number("x", 1.0, lower=0.0, upper=2.0, atoms=(0.0, 1.0, 2.0))
+    model = fitted(Independent, schema_of(column), batch_of(torch.arange(50).remainder(3)[:, None]))
+    states = batch_of(torch.tensor([[0.0], [1.0], [2.0], [3.0], [torch.nan]]))
+    values = scores(model, states).values
+    assert float(values[:3].exp().sum()) == pytest.approx(1.0, abs=1e-12)
+    assert values[3:].tolist() == [-INF, 0.0]
+    assert model.model_sample(200, None, generator()).numeric.unique().tolist() == [0.0, 1.0, 2.0]
+
+
 def test_every_known_category_keeps_mass_and_the_pseudo_count_fits_the_counts() -> None:
     p = laplace_log_probs(torch.tensor([90.0, 10.0, 0.0], dtype=torch.float64)).exp()
     assert float(p.sum()) == pytest.approx(1.0)

@@ -474,3 +474,24 @@ def test_a_column_without_known_categories_adds_nothing_and_stays_a_hole(kind: t
 
 def without_empty(codes: Tensor) -> Tensor:
     return codes[:, (codes >= 0).any(0)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"missing": "value"}, "exact"),
+        ({"atoms": (-1.0,)}, "exact"),
+        ({"atoms": (0.0,)}, "lower_bound"),
+    ],
+)
+def test_atoms_that_no_cell_shares_leave_one_quantized_column_exact(changes: dict[str, object], kind: str) -> None:
+    column = number("x", 1.0, lower=0.0, upper=5.0, **changes)
+    x = torch.arange(120, dtype=F64).remainder(6)
+    x[::4] = math.nan if "missing" in changes else changes["atoms"][0]
+    model = fitted(Gaussian, schema_of(column), batch_of(x[:, None]))
+    assert model.likelihood_kind == kind
+    states = sorted({*range(6), *([] if "missing" in changes else changes["atoms"])})
+    total = float(scores(model, batch_of(torch.tensor(states, dtype=F64)[:, None])).values.exp().sum())
+    if "missing" in changes:
+        total += float(scores(model, batch_of(torch.tensor([[math.nan]]))).values.exp())
+    assert total == pytest.approx(1.0, abs=1e-9) if kind == "exact" else total < 1 - 1e-3

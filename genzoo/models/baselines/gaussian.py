@@ -64,7 +64,8 @@ class Gaussian(DensityModel):
             raise ValueError(f"prior_rows must not be negative, got {prior_rows}")
         self.prior_rows = prior_rows
         self.codec = VectorCodec(self.schema, scaler=scaler)
-        self.state = MixtureState(self.codec.numbers, self.codec.categories, 1)
+        shared = bool(self.codec.atom_cells().exists.any())
+        self.state = MixtureState(self.codec.numbers, self.codec.categories, 1, shared)
 
     @property
     def likelihood_kind(self) -> str:

@@ -82,6 +82,12 @@ class Independent(DensityModel):
         device = self.category_log_prob.device
         counts = self.layout.categories.counts(cells.category, cells.log_volume.new_ones(len(cells), 1))[0].cpu()
         logs = [laplace_log_probs(counts[part]) for part in self.layout.categories.slots()]
+        atoms = self.codec.atom_cells()
+        full = atoms.exists.sum(1) == self.codec.last - self.codec.first + 1
+        for slot, filled in zip(self.codec.numbers, full.tolist(), strict=True):
+            if filled and slot.indicator is not None:  # every cell within the bounds is an atom: nothing else exists
+                known = counts[self.layout.categories.slots()[slot.indicator]][:-1]
+                logs[slot.indicator] = torch.cat([laplace_log_probs(known), known.new_full((1,), -torch.inf)])
         if logs:
             self.category_log_prob.copy_(torch.cat(logs))
         self.marginals.cpu()
@@ -90,7 +96,6 @@ class Independent(DensityModel):
             x, lower, upper = (t[here, j].cpu() for t in (cells.number, cells.lower, cells.upper))
             fit_marginal(self.marginals, j, x, lower, upper, slot.quantized, seed_of(self.seed, "marginal", j))
         self.marginals.to(device)
-        atoms = self.codec.atom_cells()
         self.marginals.atom_lower.copy_(atoms.lower)
         self.marginals.atom_upper.copy_(atoms.upper)
 

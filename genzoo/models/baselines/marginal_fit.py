@@ -117,7 +117,9 @@ def _knots(values: Values, counts: Tensor, spread: Tensor, num_knots: int) -> Te
     middle = x[torch.searchsorted(share, torch.tensor([0.5], dtype=x.dtype)).clamp_max(len(x) - 1)]
     while len(knots) < num_knots:
         gaps = torch.asinh((knots - middle) / spread).diff()
-        wide = torch.topk(gaps, min(num_knots - len(knots), max(1, len(gaps) // 2))).indices
+        # Equal gaps (of a grid) are taken from the left, whatever rounding in the unit at hand made of them.
+        rank = torch.argsort((gaps / gaps.max() * 2.0**32).round(), descending=True, stable=True)
+        wide = rank[: min(num_knots - len(knots), max(1, len(gaps) // 2))]
         knots = torch.sort(torch.cat([knots, 0.5 * (knots[wide] + knots[wide + 1])])).values
     return knots
 

@@ -81,7 +81,8 @@ class GaussianMixture(DensityModel):
         self.max_components = num_components or max_components
         self.floor, self.num_starts, self.refine = floor, max(1, num_starts), refine
         self.codec = VectorCodec(self.schema, scaler=scaler)
-        self.state = MixtureState(self.codec.numbers, self.codec.categories, self.max_components)
+        shared = bool(self.codec.atom_cells().exists.any())
+        self.state = MixtureState(self.codec.numbers, self.codec.categories, self.max_components, shared)
 
     @property
     def likelihood_kind(self) -> str:

@@ -32,6 +32,7 @@ class MixtureState(nn.Module):
         numbers: Number slots of the codec.
         categories: Category slots of the codec.
         max_components: Size of the buffers; unused components have weight zero.
+        shared_cells: Some atom stands on a cell of its grid, which the continuum may reach too.
     """
 
     log_weight: Tensor
@@ -40,9 +41,16 @@ class MixtureState(nn.Module):
     category: Tensor
     widths: Tensor
 
-    def __init__(self, numbers: Sequence[NumberSlot], categories: Sequence[CategorySlot], max_components: int) -> None:
+    def __init__(
+        self,
+        numbers: Sequence[NumberSlot],
+        categories: Sequence[CategorySlot],
+        max_components: int,
+        shared_cells: bool = False,
+    ) -> None:
         super().__init__()
         self.numbers, self.categories = tuple(numbers), tuple(categories)
+        self.shared_cells = shared_cells
         k, d, f64 = max_components, len(numbers), torch.float64
         weight = torch.full((k,), -torch.inf, dtype=f64)
         weight[0] = 0.0
@@ -65,8 +73,7 @@ class MixtureState(nn.Module):
     @property
     def simulated(self) -> bool:
         """A row may have several cells, whose joint probability is simulated; or an atom's cell is not told apart."""
-        cells = [slot for slot in self.numbers if slot.quantized]
-        return len(cells) > 1 or any(slot.indicator is not None for slot in cells)
+        return self.shared_cells or sum(slot.quantized for slot in self.numbers) > 1
 
     def store(self, mixture: Mixture, widths: Tensor) -> None:
         """Keeps a fitted mixture; ``widths`` ``(d,)`` of cells in standard deviations order the simulation."""
