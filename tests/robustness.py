@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import re
+import time
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,9 @@ class Ending:
     code: int
     out: str
     err: str
+    seconds: float = 0.0
     faults: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -87,12 +90,12 @@ def run(*arguments: object, promised: Sequence[Path] = ()) -> Ending:
     """Runs ``genzoo ARGUMENTS`` and holds its ending against the two allowed ones."""
     out, err = io.StringIO(), io.StringIO()
     argv = [str(argument) for argument in arguments]
-    before = {path: path.exists() for path in promised}
+    before, started = {path: path.exists() for path in promised}, time.monotonic()
     with warnings.catch_warnings(record=True) as caught, children_in_process(), foreign_errors() as foreign:
         warnings.simplefilter("default")
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(argv)
-    ending = Ending(" ".join(argv), code, out.getvalue(), err.getvalue())
+    ending = Ending(" ".join(argv), code, out.getvalue(), err.getvalue(), time.monotonic() - started)
     ending.warnings = sorted({f"{w.category.__name__}: {str(w.message).splitlines()[0]}" for w in caught if _ours(w)})
     ending.faults += foreign
     lines = [line for line in ending.err.splitlines() if line.strip()]
@@ -155,7 +158,8 @@ def walk(path: Path, folder: Path, models: Sequence[str] = MODELS, epochs: int =
             "compare", path, "--models", ",".join(models), "--epochs", epochs, "--samples", 40, "--run_dir",
             folder / "zoo", "-o", report[0], promised=report,
         )  # fmt: skip
-        compared.faults += _failed_models(folder / "zoo")
+        compared.refused, faults = _failed_models(folder / "zoo")
+        compared.faults += faults
         name = models[len(path.name) % len(models)]
         fitted = go(
             "fit", "--model", name, "--data.path", path, "--trainer.max_epochs", epochs, "--run_dir", folder / "run",
@@ -163,11 +167,12 @@ def walk(path: Path, folder: Path, models: Sequence[str] = MODELS, epochs: int =
         )  # fmt: skip
         if fitted.code == 0 and not (folder / "run" / "checkpoints" / "best.ckpt").is_file():
             fitted.faults.append("no best.ckpt")
-        if {schema.code, compared.code, fitted.code} == {0, 2}:
+        if (compared.code != fitted.code and not compared.refused) or schema.code > compared.code:
             compared.faults.append(f"schema, compare and fit end in {schema.code}, {compared.code}, {fitted.code}")
-        runs = [
-            run for run in (folder / "zoo" / name for name in models) if (run / "checkpoints" / "best.ckpt").exists()
-        ]
+        places = [folder / "zoo" / name for name in models]
+        runs = [place for place in places if (place / "checkpoints" / "best.ckpt").exists()]
+        if runs:
+            path = _head(path, folder)
         if fitted.code == 0:
             go("test", "--ckpt_path", folder / "run", "--trainer.enable_progress_bar", "false")
         for trained in runs:
@@ -179,17 +184,26 @@ def walk(path: Path, folder: Path, models: Sequence[str] = MODELS, epochs: int =
     return endings
 
 
-def _failed_models(zoo: Path) -> list[str]:
-    """Faults of the models that a comparison lists as failed."""
+def _head(path: Path, folder: Path, rows: int = 1000) -> Path:
+    """The table, or its first rows where it is large."""
+    from genzoo.tables.frames import read_frame, write_frame
+
+    frame = read_frame(path)
+    return path if len(frame) <= 2 * rows else write_frame(frame.head(rows), folder / "head.parquet")
+
+
+def _failed_models(zoo: Path) -> tuple[list[str], list[str]]:
+    """Sentences of the models that a comparison lists as failed, and the faults in them."""
     import json
 
-    faults = []
+    refused, faults = [], []
     for error in sorted(zoo.glob("*/error.json")):
         text = json.loads(error.read_text())["error"]
+        refused.append(f"{error.parent.name}: {text}")
         if message_faults(text) or re.match(r"\w*(Error|Exception|Warning): ", text):
             log = (error.parent / "log.txt").read_text()
             faults.append(f"{error.parent.name} failed: {text[:300]}\n{log[-1500:]}")
-    return faults
+    return refused, faults
 
 
 def _use(trained: Path, path: Path, folder: Path, go: Any) -> None:

@@ -309,6 +309,6 @@ def test_cells_that_no_model_takes_are_refused_with_what_to_do(cells: list[Any],
 
 def test_several_refused_columns_get_one_piece_of_advice() -> None:
     names = [f"person {k}" for k in range(60)]
-    with pytest.raises(DataError, match="column 'b c' is text .*leave them out .--ignore 'a,b c'") as error:
+    with pytest.raises(DataError, match=r"column 'b c' is text .*leave them out .--ignore 'a,b c'") as error:
         infer_schema({"a": names, "b c": names[::-1], "x": rng().normal(size=60)}, cache=False)
     assert str(error.value).count("--data.ignore") == 1
