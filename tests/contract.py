@@ -16,6 +16,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "spline_flow": {"num_transforms": 2, "hidden": 32, "patience": 0},
     "radd": {"width": 32, "num_layers": 2, "num_heads": 2, "patience": 0},
     "forest_autoregressive": {"rounds": 40, "groups": 2},
+    "gidd": {"width": 32, "num_layers": 2, "num_heads": 2, "num_steps": 24, "patience": 0},
 }
 TRAINER = {"max_epochs": 3}
 

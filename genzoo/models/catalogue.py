@@ -111,6 +111,23 @@ _ENTRIES = (
         ),
         group="discrete",
     ),
+    Entry(
+        key="gidd",
+        class_path="genzoo.models.discrete.gidd.GIDD",
+        summary="Discrete diffusion that masks and replaces symbols: it can revise what it has written.",
+        paper="von Ruette et al. (2025), arXiv:2503.04482",
+        capabilities=Capabilities(
+            missing="lower_bound",
+            context=True,
+            context_missing=True,
+            likelihood="lower_bound",
+            quantized="lower_bound",
+            categorical="lower_bound",
+            imputes=True,
+            uses_mask=True,
+        ),
+        group="discrete",
+    ),
 )
 
 CATALOGUE: dict[str, Entry] = {entry.key: entry for entry in _ENTRIES}
