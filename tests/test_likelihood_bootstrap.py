@@ -111,6 +111,26 @@ def test_p_values_agree_with_their_interval(shift):
                 assert (interval.p_value < 0.05) == outside
 
 
+def test_expanded_bca_interval_covers_where_rows_are_few_and_the_plain_one_does_not():
+    samples = np.random.default_rng(8).normal(size=(SIMULATIONS, 8))
+
+    def share(**options):
+        found = [bca_interval(x, num_resamples=500, seed=i, **options) for i, x in enumerate(samples)]
+        return np.mean([one.low <= 0 <= one.high for one in found])
+
+    assert share(expand=True) == pytest.approx(0.932, abs=0.03)
+    assert share() < share(expand=True) - 0.02
+
+
+def test_expanded_p_values_agree_with_their_interval_also_beyond_all_resampled_means():
+    rng = np.random.default_rng(0)
+    for seed in range(200):
+        x = rng.exponential(size=rng.integers(3, 40)) - 0.5 - rng.random()
+        one = bca_interval(x, num_resamples=1001, seed=seed, expand=True)
+        if abs(one.p_value - 0.05) > 0.005:
+            assert (one.p_value < 0.05) == (one.low > 0 or one.high < 0)
+
+
 def test_chunks_and_repetition_do_not_change_an_interval(monkeypatch):
     x = np.random.default_rng(0).exponential(size=30)
     whole = [bca_interval(x, num_resamples=999), block_interval(x, num_resamples=999, block_length=4)]

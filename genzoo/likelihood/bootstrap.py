@@ -44,7 +44,12 @@ def t_interval(values: Floats, level: float = 0.95, se_common: float = 0.0) -> I
 
 
 def bca_interval(
-    values: Floats, level: float = 0.95, se_common: float = 0.0, num_resamples: int = 10_000, seed: int = 0
+    values: Floats,
+    level: float = 0.95,
+    se_common: float = 0.0,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+    expand: bool = False,
 ) -> Interval:
     r"""Bias-corrected and accelerated bootstrap interval of the mean, for few rows or skewed differences.
 
@@ -59,9 +64,13 @@ def bca_interval(
         se_common: Error shared by all rows: normal noise of this size is added to each resampled mean.
         num_resamples: Bootstrap samples; time and memory are linear (in chunks) in ``n * num_resamples``.
         seed: Of the resampling.
+        expand: Take ``z = sqrt(n / (n - 1)) t`` with ``t`` Student's quantile (``n - 1`` degrees of freedom) for the
+            normal one, in the interval and in the p-value. Resampled means spread too little by that root, and do not
+            know that their spread is estimated: with eight normal rows the plain interval covers 89 %, this one 93 %.
 
     References:
-        Efron 1987, Better bootstrap confidence intervals, JASA 82.
+        Efron 1987, Better bootstrap confidence intervals, JASA 82; Hesterberg 2015, What teachers should know about the
+        bootstrap, The American Statistician 69 (expanded intervals).
     """
     num, mean = len(values), float(values.mean())
     centred = values - mean
@@ -80,13 +89,20 @@ def bca_interval(
     z0 = _normal_quantile_of_share_below(means, 0.0)
 
     def adjusted(z: float) -> float:
-        return float(stats.norm.cdf(z0 + (z0 + z) / (1 - acceleration * (z0 + z))))
+        shrunk = 1 - acceleration * (z0 + z)
+        if shrunk <= 0:  # past the pole the formula would turn back: the end lies beyond all resampled means
+            return float(z0 + z > 0)
+        return float(stats.norm.cdf(z0 + (z0 + z) / shrunk))
 
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    wider = math.sqrt(num / (num - 1)) if expand else 1.0
+    reference = stats.t(num - 1) if expand else stats.norm
+    z = wider * float(reference.ppf(0.5 + level / 2))
     low, high = np.quantile(means, [adjusted(-z), adjusted(z)]) + mean
     # Which z would put an end of the interval at zero?
     w = _normal_quantile_of_share_below(means, -mean) - z0
-    one_sided = float(stats.norm.cdf(w / (1 + acceleration * w) - z0)) if 1 + acceleration * w > 0 else 0.0
+    at_zero = (w / (1 + acceleration * w) - z0) / wider if 1 + acceleration * w > 0 else -math.inf
+    beyond = bool((means > -mean).all() or (means < -mean).all())  # no interval of resampled means reaches zero
+    one_sided = 0.0 if beyond else float(reference.cdf(at_zero))
     p_value = min(1.0, max(2 * min(one_sided, 1 - one_sided), 1 / (num_resamples + 1)))
     se = math.hypot(float(values.std(ddof=1)) / math.sqrt(num), se_common)
     return Interval(mean, se, float(low), float(high), p_value, "bca")

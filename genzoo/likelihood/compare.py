@@ -22,6 +22,8 @@ from genzoo.likelihood.summaries import quantile, winsorised_mean
 Method = Literal["auto", "t", "bca", "block"]
 METHODS = ("auto", "t", "bca", "block")
 FEW_ROWS = 1000
+FEWEST_TO_RESAMPLE = 8
+"""Below this the resampled means reach no further than the few rows do, and Student's t covers better."""
 
 
 def require_comparable(first: LogLikelihood, second: LogLikelihood) -> None:
@@ -186,9 +188,9 @@ def paired(
     """Compares two likelihoods row by row.
 
     The spread of the differences holds the spread of rows and the Monte Carlo noise of both models (also where they
-    share draws); common errors are added in quadrature. ``auto`` takes Student t above 1000 rows and BCa bootstrap
-    below (heavy tails), and the circular block bootstrap for ordered rows, where neighbours are alike and
-    the others would be too sure.
+    share draws); common errors are added in quadrature. ``auto`` takes Student t above 1000 rows and an expanded BCa
+    bootstrap below (heavy tails; Student t again below eight rows), and the circular block bootstrap for ordered rows,
+    where neighbours are alike and the others would be too sure.
 
     Args:
         first: One model's likelihoods.
@@ -304,7 +306,8 @@ def _interval(
 ) -> Interval:
     chosen = method
     if chosen == "auto":
-        chosen = "block" if ordered else "t" if len(d) > FEW_ROWS else "bca"
+        few = FEWEST_TO_RESAMPLE <= len(d) <= FEW_ROWS
+        chosen = "block" if ordered else "bca" if few else "t"
     if len(d) < 3:  # nothing to resample; two rows have an interval, one row has none
         if len(d) == 2:
             return t_interval(d, level, se_common)
@@ -313,7 +316,7 @@ def _interval(
     if chosen == "t":
         return t_interval(d, level, se_common)
     if chosen == "bca":
-        return bca_interval(d, level, se_common, num_resamples, seed)
+        return bca_interval(d, level, se_common, num_resamples, seed, expand=True)
     return block_interval(d, level, se_common, num_resamples, seed, block_length)
 
 
