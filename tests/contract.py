@@ -14,9 +14,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "mixture": {"num_components": 3},
     "maf": {"num_transforms": 2, "hidden": 32, "patience": 0},
     "spline_flow": {"num_transforms": 2, "hidden": 32, "patience": 0},
-    "radd": {"width": 32, "num_layers": 2, "num_heads": 2, "patience": 0},
+    "radd": {"num_bins": 8, "width": 32, "num_layers": 2, "num_heads": 2, "patience": 0},
+    "gidd": {"num_bins": 8, "width": 32, "num_layers": 2, "num_heads": 2, "num_steps": 24, "patience": 0},
+    "multinomial_diffusion": {"num_bins": 8, "width": 32, "num_layers": 2, "num_heads": 2, "num_steps": 24, "patience": 0},
     "forest_autoregressive": {"rounds": 40, "groups": 2},
-    "gidd": {"width": 32, "num_layers": 2, "num_heads": 2, "num_steps": 24, "patience": 0},
+    "forest_flow": {"num_levels": 12, "rounds": 20, "copies": 3, "groups": 2, "draws": 4, "eta": 0.3},
 }
 TRAINER = {"max_epochs": 3}
 
@@ -45,13 +47,14 @@ def mixed_table(num_rows: int = 400, seed: int = 0, holes: bool = True) -> pd.Da
 
 
 def discrete_table(num_rows: int = 300, seed: int = 0) -> pd.DataFrame:
-    """A category, a small count with more zeros than its neighbours, and a flag: every state can be listed."""
+    """A category, a small count that is often rounded to 5, and a flag: every state can be listed."""
     rng = np.random.default_rng(seed)
     group = rng.integers(0, 3, num_rows)
+    count = rng.poisson(1 + group)
     return pd.DataFrame(
         {
             "group": np.array(["a", "b", "c"])[group],
-            "count": rng.poisson(1 + group),
+            "count": np.where(rng.random(num_rows) < 0.12, 5, count),
             "flag": np.where(rng.random(num_rows) < 0.3 + 0.2 * group, "yes", "no"),
         }
     )

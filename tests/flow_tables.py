@@ -50,9 +50,11 @@ def make_cells(rows: list[tuple[int | None, int | None, int | None]], dtype: tor
     )
 
 
-def atom_edges() -> tuple[Tensor, Tensor]:
+def atom_cells() -> tuple[Tensor, Tensor, Tensor]:
+    """Lower edges, centres and upper edges of the atoms' cells; the first number has none."""
     both = torch.tensor([[(0.0, 0.0)] * 2, [edges(a) for a in ATOMS]], dtype=torch.float64)
-    return both[..., 0], both[..., 1]
+    centre = torch.tensor([[0.0, 0.0], [a * STEP for a in ATOMS]], dtype=torch.float64)
+    return both[..., 0], centre, both[..., 1]
 
 
 def snap(number: Tensor, slots: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from flow_tables import (
     LAST,
     NUMBERS,
     STEP,
-    atom_edges,
+    atom_cells,
     continuous,
     dense_cells,
     make_cells,
@@ -47,7 +47,7 @@ def discrete_density(kind: str = "spline") -> AutoregressiveDensity:
         NUMBERS, CATEGORIES, 0, element=ELEMENTS[kind], num_transforms=2, hidden=24, num_layers=2
     )
     shake(density, 0.25)
-    density.set_atoms(*atom_edges())
+    density.set_atoms(*atom_cells())
     return density.eval()
 
 
@@ -72,7 +72,7 @@ def test_an_atom_owns_the_mass_that_the_continuum_puts_on_its_cell() -> None:
     cells = make_cells([(0, 0, ATOMS[0])])
     with torch.no_grad():
         score = density.log_prob(cells)
-        density.set_atoms(*(torch.zeros_like(e) for e in atom_edges()))
+        density.set_atoms(*(torch.zeros_like(e) for e in atom_cells()))
         without = density.log_prob(cells)
     assert score.total() > without.total()
     assert torch.equal(score.category, without.category)

@@ -183,7 +183,9 @@ class _Walk:
         code = self.category[:, indicator]
         on_atom = (code >= 0) & (code < density.sizes[indicator] - 1)
         index = torch.where(on_atom, code, 0)
-        atom = torch.stack([part[slot][index] for part in (density.atom_lower, density.atom_centre, density.atom_upper)])
+        atom = torch.stack(
+            [part[slot][index] for part in (density.atom_lower, density.atom_centre, density.atom_upper)]
+        )
         self.valued[k] = on_atom & (atom[0] < atom[2])
         return torch.where(on_atom, atom, points)
 

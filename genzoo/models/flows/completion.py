@@ -6,9 +6,10 @@ chosen in proportion to their worth. Exact as ``num_particles`` grows; with hole
 once.
 
 Where the continuous block alternates its order there are no conditionals inside it. There a particle is worth the
-density of the block's observed cells given the discrete part, and the block's holes are then drawn by
-Metropolis-within-Gibbs: one hole at a time, proposed from its conditional on a grid (so that no mode is missed),
-corrected to the exact conditional.
+density of the block's observed cells given the discrete part, by an unbiased estimate: the block's holes are redrawn one
+at a time, each from its conditional on a grid given the others, and the density of the whole block is divided by that of
+the draws. Then the holes move by Metropolis-within-Gibbs: one at a time, proposed from its conditional on a grid (so that
+no mode is missed), corrected to the exact conditional.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from genzoo.models.flows.ancestral import Drawn, Snap, complete_cells, draw
 from genzoo.models.flows.autoregressive import AutoregressiveDensity
 
 GRID_POINTS = 65
+WEIGHT_GRID_POINTS = 33
+MAX_ROWS_AT_ONCE = 131_072
 
 
 @torch.no_grad()
@@ -51,7 +54,14 @@ def complete(
     drawn = draw(density, repeated, snap, generator)
     weight = drawn.log_weight
     if density.alternate:
-        weight = weight + _observed_block(density, repeated, drawn)
+        # Particles of a row whose discrete part is complete share it, and its worth.
+        open_part = (cells.category < 0).any(1) | (cells.number_hole & density._quantized).any(1)
+        rows = open_part.repeat_interleave(particles).nonzero().flatten()
+        if len(rows):
+            part = Drawn(*(value[rows] for value in vars(drawn).values()))
+            number, worth = _weigh_block(density, repeated.select(rows), part, generator)
+            drawn = replace(drawn, number=drawn.number.index_copy(0, rows, number))
+            weight = weight.index_add(0, rows, worth)
     weight = torch.nan_to_num(weight, nan=-torch.inf).reshape(len(cells), particles)
     # A row that is impossible under every particle keeps equal weights.
     weight = torch.where(torch.isinf(weight).all(1, keepdim=True), 0.0, weight)
@@ -66,17 +76,33 @@ def complete(
     return completions
 
 
-def _observed_block(density: AutoregressiveDensity, cells: Cells, drawn: Drawn) -> Tensor:
-    """log-density of the observed continuous numbers given a particle's discrete part, for the pattern they form."""
-    filled = complete_cells(cells, drawn)
-    hole = cells.number_hole & ~density._quantized
-    pattern = replace(
-        filled,
-        number=torch.where(hole, 0.0, torch.where(density._quantized, drawn.number, cells.number)),
-        present=drawn.present & ~hole,
-        number_hole=hole,
-    )
-    return density.log_prob(_with_edges(pattern)).number[:, ~density._quantized].sum(1)
+def _weigh_block(
+    density: AutoregressiveDensity, cells: Cells, drawn: Drawn, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Numbers with the block's holes redrawn, and the log of an unbiased estimate of what its observed cells are worth.
+
+    Whatever the numbers before, the estimate is ``p(block) / r(redrawn holes)`` with ``r`` the density they were drawn
+    from, so its mean is the density of the observed cells given the discrete part.
+    """
+    number = torch.where(cells.number_hole, drawn.number, cells.number)
+    wanted = cells.number_hole & drawn.present
+    worth = torch.zeros(len(cells), dtype=torch.float64, device=number.device)
+    for slot in (~density._quantized).nonzero().flatten().tolist():
+        for rows in wanted[:, slot].nonzero().flatten().split(MAX_ROWS_AT_ONCE // WEIGHT_GRID_POINTS):
+            if len(rows):
+                part = complete_cells(cells, replace(drawn, number=number)).select(rows)
+                grid = _Grid(density, part, slot, WEIGHT_GRID_POINTS)
+                value, log_proposal = grid.propose(generator)
+                number[rows, slot] = value.squeeze(1)
+                worth[rows] -= log_proposal.squeeze(1)
+    for rows in torch.arange(len(cells), device=number.device).split(MAX_ROWS_AT_ONCE):
+        worth[rows] += _block_score(density, complete_cells(cells, replace(drawn, number=number)).select(rows))
+    return number, worth
+
+
+def _block_score(density: AutoregressiveDensity, cells: Cells) -> Tensor:
+    """Log-density of the continuous block of complete rows given their discrete part, ``(batch,)``."""
+    return density.log_prob(_with_edges(cells)).number[:, ~density._quantized].sum(1)
 
 
 def _with_edges(cells: Cells) -> Cells:
@@ -101,28 +127,45 @@ def _block_holes(
 
 def _step(density: AutoregressiveDensity, cells: Cells, slot: int, generator: torch.Generator) -> Tensor:
     """One Metropolis step of one number with an independent proposal, uniform within the intervals of a grid."""
-    reach = density.element.bound + 4.0
-    knots = torch.linspace(-reach, reach, GRID_POINTS, dtype=torch.float64, device=cells.number.device)
-    width = knots[1] - knots[0]
-    middle = (knots[1:] + knots[:-1]) / 2
+    current = cells.number[:, slot : slot + 1]
+    grid = _Grid(density, cells, slot, GRID_POINTS)
+    proposal, log_forward = grid.propose(generator)
+    uniform = torch.rand(len(current), 1, generator=generator, dtype=torch.float64).to(current.device)
+    score = grid.score(torch.cat([proposal, current], 1))
+    ratio = score[:, :1] - score[:, 1:] + grid.log_proposal(current) - log_forward
+    accept = (uniform.log() < ratio) | (current.abs() >= grid.reach)
+    return torch.where(accept, proposal, current).squeeze(1)
 
-    def log_density(values: Tensor) -> Tensor:  # (rows, points)
-        points = values.shape[1]
-        many = cells.repeat(points)
+
+class _Grid:
+    """The conditional of one number of the block given all others, by its density in the middle of equal intervals."""
+
+    def __init__(self, density: AutoregressiveDensity, cells: Cells, slot: int, num_points: int) -> None:
+        self.density, self.cells, self.slot = density, cells, slot
+        self.reach = density.element.bound + 4.0
+        self.knots = torch.linspace(
+            -self.reach, self.reach, num_points, dtype=torch.float64, device=cells.number.device
+        )
+        self.width = self.knots[1] - self.knots[0]
+        middle = (self.knots[1:] + self.knots[:-1]) / 2
+        mass = self.score(middle.expand(len(cells), -1)).softmax(1)
+        self.mass = 0.99 * mass + 0.01 / len(middle)  # every interval can be left and entered
+
+    def score(self, values: Tensor) -> Tensor:
+        """Log-density of the block with ``values`` ``(batch, points)`` in place of the number, same shape."""
+        many = self.cells.repeat(values.shape[1])
         number = many.number.clone()
-        number[:, slot] = values.flatten()
-        score = density.log_prob(_with_edges(replace(many, number=number))).number[:, ~density._quantized].sum(1)
-        return score.reshape(-1, points)
+        number[:, self.slot] = values.flatten()
+        return _block_score(self.density, replace(many, number=number)).reshape(values.shape)
 
-    current = cells.number[:, slot]
-    masses = log_density(middle.expand(len(current), -1)).softmax(1)
-    masses = 0.99 * masses + 0.01 / len(middle)  # every interval can be left and entered
-    cell = torch.multinomial(masses.cpu(), 1, generator=generator).to(current.device)
-    uniform = torch.rand(2, len(current), 1, generator=generator, dtype=torch.float64).to(current.device)
-    proposal = knots[cell] + uniform[0] * width
-    inside = current.abs() < reach
-    at = ((current + reach) / width).long().clamp(0, len(middle) - 1)[:, None]
-    score = log_density(torch.cat([proposal, current[:, None]], 1))
-    ratio = score[:, :1] - score[:, 1:] + masses.gather(1, at).log() - masses.gather(1, cell).log()
-    accept = (uniform[1].log() < ratio) | ~inside[:, None]
-    return torch.where(accept, proposal, current[:, None]).squeeze(1)
+    def propose(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draws ``(batch, 1)`` and their log-density."""
+        interval = torch.multinomial(self.mass.cpu(), 1, generator=generator)
+        uniform = torch.rand(interval.shape, generator=generator, dtype=torch.float64)
+        value = self.knots[interval.to(self.knots.device)] + uniform.to(self.knots.device) * self.width
+        return value, self.log_proposal(value)
+
+    def log_proposal(self, value: Tensor) -> Tensor:
+        """Log-density of the proposal, ``(batch, 1)``; of the outermost interval beyond the grid."""
+        interval = ((value + self.reach) / self.width).long().clamp(0, self.mass.shape[1] - 1)
+        return self.mass.gather(1, interval).log() - self.width.log()

@@ -70,7 +70,7 @@ class MAF(DensityModel):
         dropout: float | None = None,
         hide: float | None = None,
         scaler: str = "auto",
-        num_spikes: int = 32,
+        num_spikes: int = 128,
         particles: int = 64,
         **training: Any,
     ) -> None:

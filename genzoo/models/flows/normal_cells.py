@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import log, pi
+from math import log, pi, sqrt
 from typing import Any
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LOG_2PI = log(2 * pi)
+ROOT_2 = sqrt(2.0)
+HAZARD = sqrt(2.0 / pi)
 
 
 def log_normal_density(z: Tensor) -> Tensor:
@@ -26,27 +28,37 @@ class _LogNormalCell(torch.autograd.Function):
         mirror = lower + upper > 0
         a = torch.where(mirror, -upper, lower)
         b = torch.where(mirror, -lower, upper)
-        log_b, log_a = torch.special.log_ndtr(b), torch.special.log_ndtr(a)
-        gap = log_a - log_b
+        log_b, gap = torch.special.log_ndtr(b), _log_tail_ratio(a, b)
         by_difference = log_b + torch.where(gap > -log(2), (-torch.expm1(gap)).log(), (-torch.exp(gap)).log1p())
         # A narrow cell: density at the middle times width, with the second-order term; error O((width * z)^4 / 2000).
         width, middle = b - a, 0.5 * (a + b)
         narrow = width * (1 + middle.abs()) < 1e-3
         by_density = log_normal_density(middle) + width.log() + torch.log1p(width * width * (middle * middle - 1) / 24)
         value = torch.where(narrow, by_density, by_difference)
-        ctx.save_for_backward(lower, upper, value)
+        ctx.save_for_backward(a, b, mirror, value)
         return value
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        lower, upper, value = ctx.saved_tensors
-        # d log P / d edge = +- density(edge) / P; an infinite edge and an impossible cell give 0.
-        possible = torch.isfinite(value)
-        value = torch.where(possible, value, 0.0)
-        to_lower = -torch.exp(log_normal_density(lower) - value)
-        to_upper = torch.exp(log_normal_density(upper) - value)
-        return torch.where(possible, grad * to_lower, 0.0), torch.where(possible, grad * to_upper, 0.0)
+        a, b, mirror, value = ctx.saved_tensors
+        # d log P / d edge = +- density(edge) / P; an infinite edge and an impossible cell give 0. Far out both logs of
+        # that ratio are huge, so it is never taken as their difference.
+        width, middle = b - a, 0.5 * (a + b)
+        narrow = width * (1 + middle.abs()) < 1e-3
+        at_b = HAZARD / torch.special.erfcx(-b / ROOT_2) / -torch.expm1(_log_tail_ratio(a, b))
+        at_b = torch.where(narrow, torch.exp(-0.5 * width * middle) / width, at_b)
+        at_a = at_b * torch.exp(width * middle)
+        usable = torch.isfinite(value) & (grad != 0)
+        at_a, at_b = (torch.where(usable, grad * edge.nan_to_num(), 0.0) for edge in (at_a, at_b))
+        return torch.where(mirror, at_b, -at_a), torch.where(mirror, -at_a, at_b)
+
+
+def _log_tail_ratio(a: Tensor, b: Tensor) -> Tensor:
+    """``log Phi(a) - log Phi(b)`` for ``a < b <= -a``, to full precision in the far tail."""
+    scaled = torch.special.erfcx(-a / ROOT_2).log() - torch.special.erfcx(-b / ROOT_2).log()
+    far = (0.5 * (b - a) * (b + a)) + scaled
+    return torch.where(b < -1, far, torch.special.log_ndtr(a) - torch.special.log_ndtr(b))
 
 
 def log_normal_cell(lower: Tensor, upper: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ class SplineFlow(DensityModel):
         hide: float | None = None,
         alternate: bool = True,
         scaler: str = "auto",
-        num_spikes: int = 32,
+        num_spikes: int = 128,
         particles: int = 64,
         **training: Any,
     ) -> None:
