@@ -183,3 +183,18 @@ def hybrid_bound_terms(noise: Hybrid, t: Tensor, z: Tensor, x: Tensor, clean: Te
     at = z[..., None]
     ratio = truth.gather(-1, at)[..., 0] / model.gather(-1, at)[..., 0].clamp(min=TINY)
     return kl(truth, model) + ratio - torch.log(ratio.clamp(min=TINY)) - 1
+
+
+def step_terms(z: Tensor, x: Tensor, reverse: Tensor, s: Level, t: Level) -> Tensor:
+    """``KL(q(z_s | z_t, x) || p(z_s | z_t))`` of each cell ``(n, L)``: a step's term of the discrete-time bound.
+
+    At a clean end (``alpha_s = 1``) it is ``-log p(x | z_t)``.
+    """
+    size = reverse.shape[-1]
+    return kl(plug_in(z, F.one_hot(x, size), s, t), reverse)
+
+
+def prior_term(x: Tensor, t: Level, valid: Tensor) -> Tensor:
+    """``KL(q_t(. | x) || uniform)`` of each cell ``(n, L)``: what is left of the signal at the noisy end."""
+    uniform = valid.to(torch.float64) / valid.sum(1, keepdim=True)
+    return kl(marginal(t, F.one_hot(x, valid.shape[1])), uniform.expand(len(x), -1, -1))

@@ -82,7 +82,7 @@ class GIDD(DensityModel):
         imputes=True,
         uses_mask=True,
     )
-    default_lr: ClassVar[float] = 1e-3
+    default_lr: ClassVar[float] = 3e-3
     codec: TokenCodec
 
     def __init__(
@@ -90,8 +90,8 @@ class GIDD(DensityModel):
         schema: dict[str, Any],
         uniform_share: float = 0.1,
         num_bins: int | None = None,
-        width: int = 128,
-        num_layers: int = 3,
+        width: int = 64,
+        num_layers: int = 2,
         num_heads: int = 4,
         dropout: float | None = None,
         weights: Weights = "dynamic_exact",

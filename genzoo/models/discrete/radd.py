@@ -98,15 +98,15 @@ class RADD(DensityModel):
         categorical="lower_bound",
         imputes=True,
     )
-    default_lr: ClassVar[float] = 1e-3
+    default_lr: ClassVar[float] = 3e-3
     codec: TokenCodec
 
     def __init__(
         self,
         schema: dict[str, Any],
         num_bins: int | None = None,
-        width: int = 128,
-        num_layers: int = 3,
+        width: int = 64,
+        num_layers: int = 2,
         num_heads: int = 4,
         dropout: float | None = None,
         loss: Loss = "any_order",
