@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from flow_tables import shake
 
 import genzoo
 from contract import continuous_table, mixed_table
@@ -283,3 +284,27 @@ def test_a_row_with_a_context_far_beyond_training_is_scored(kind: Any) -> None:
     scores = model.score_batch(numbers_batch([[1e30, 0.0], [-1e200, 0.0], [1.0, 0.0]]), 0, 1).values
     assert torch.isfinite(scores).all()
     assert scores[2] != scores[0]
+
+
+@pytest.mark.parametrize("alternate", [True, False])
+def test_whether_a_missing_number_is_an_atom_follows_the_conditional_of_the_model(alternate: bool) -> None:
+    columns = (Column("a", "continuous"), Column("b", "continuous"), Column("m", "mixed", atoms=(0.0,)))
+    schema = Schema(columns, num_training_rows=200)
+    rng = np.random.default_rng(1)
+    numeric = rng.normal(size=(200, 3))
+    numeric[:, 2] = np.where(numeric[:, 0] > 0.3, 0, numeric[:, 2] + numeric[:, 1])
+    model = ready(schema, numeric, alternate=alternate, bins=6)
+    shake(model, 0.25, seed=3)
+    row = [0.5, 0.4, 0.0]
+    angle = torch.linspace(-12, 12, 4000, dtype=torch.float64)  # m = sinh(angle), to integrate over the line
+    states = torch.tensor(row, dtype=torch.float64).repeat(4001, 1)
+    states[1:, 2] = angle.sinh()
+    score = model.score_batch(numbers_batch(states), 0, 1).values
+    score[1:] += angle.cosh().log() + (angle[1] - angle[0]).log()
+    wanted = float(score.softmax(0)[0])
+    assert 0.15 < wanted < 0.85
+    holes = numbers_batch([[0.5, 0.4, math.nan]] * 250)
+    with torch.no_grad():
+        drawn = model.model_impute(holes, model.codec.encode(holes), 1, torch.Generator().manual_seed(0))[0]
+    share = float((drawn.numeric[:, 2] == 0).double().mean())
+    assert share == pytest.approx(wanted, abs=0.11)  # 3.5 standard errors

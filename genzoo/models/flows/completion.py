@@ -6,10 +6,10 @@ chosen in proportion to their worth. Exact as ``num_particles`` grows; with hole
 once.
 
 Where the continuous block alternates its order there are no conditionals inside it. There a particle is worth the
-density of the block's observed cells given the discrete part, by an unbiased estimate: the block's holes are redrawn one
-at a time, each from its conditional on a grid given the others, and the density of the whole block is divided by that of
-the draws. Then the holes move by Metropolis-within-Gibbs: one at a time, proposed from its conditional on a grid (so that
-no mode is missed), corrected to the exact conditional.
+density of the block's observed cells given the discrete part, by an unbiased estimate: the block's holes are redrawn
+one at a time, each from its conditional on a grid given the others, and the density of the whole block is divided by
+that of the draws. Then the holes move by Metropolis-within-Gibbs: one at a time, proposed from its conditional on a
+grid (so that no mode is missed), corrected to the exact conditional.
 """
 
 from __future__ import annotations
