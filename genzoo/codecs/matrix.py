@@ -1,0 +1,170 @@
+"""The matrix codec: a row as one vector of numbers, for models that add Gaussian noise to it (trees)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from genzoo.codecs.base import Cells, Codec
+from genzoo.codecs.vector import VectorCodec
+from genzoo.tables.batch import TableBatch
+from genzoo.tables.schema import Schema
+
+CodeChoice = Literal["auto", "one_hot", "bits"]
+MOST_ONE_HOT = 8
+"""With ``auto``, more categories than this are coded in bits: each column of the matrix costs trees at every level."""
+SCALE = 2.0
+"""Length of a code: the noise of the last level (a standard deviation near 1) hides it, that of the first does not."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded rows of the matrix codec.
+
+    Args:
+        cells: The typed cells they stand for.
+        values: ``(batch, width)`` float64; NaN for a hole, and for the absent number of a row on an atom.
+        filler: ``(batch, width)`` bool: absent because of an atom. A model draws it from a known density, so that the
+            absence does not give the indicator away.
+    """
+
+    cells: Cells
+    values: Tensor
+    filler: Tensor
+
+    @property
+    def rows(self) -> Tensor:
+        return self.cells.rows
+
+    @property
+    def log_volume(self) -> Tensor:
+        return self.cells.log_volume
+
+    @property
+    def outside(self) -> Tensor:
+        return self.cells.outside
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def select(self, index: Tensor | slice) -> Rows:
+        """The rows at ``index``."""
+        return Rows(self.cells.select(index), self.values[index], self.filler[index])
+
+    def to(self, device: torch.device | str) -> Rows:
+        """The rows on another device."""
+        cells = Cells(**{name: value.to(device) for name, value in vars(self.cells).items()})
+        return Rows(cells, self.values.to(device), self.filler.to(device))
+
+
+@dataclass(frozen=True)
+class Block:
+    """Neighbouring columns of the matrix that stand for one slot.
+
+    Args:
+        kind: What the slot is.
+        slot: Its index among the number slots or category slots of the codec.
+        start: First column.
+        width: Number of columns.
+    """
+
+    kind: Literal["number", "category"]
+    slot: int
+    start: int
+    width: int
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.start, self.start + self.width)
+
+
+class MatrixCodec(Codec):
+    """Encodes rows as :class:`Rows`: scaled numbers as they are, categories as points.
+
+    A number keeps the scaled value of :class:`~genzoo.codecs.vector.VectorCodec` (never clipped; on a grid the centre
+    of its cell). Two categories are -1 and 1; more are one-hot vectors of length 2, or corners of a cube (``bits``).
+    Whatever the code, the model's decoder gives every category a probability and nothing else, so no code is wasted.
+
+    Args:
+        schema: Schema of the training view.
+        scaler: As in :class:`~genzoo.codecs.vector.VectorCodec`; ``standardise`` gives z-scores.
+        code: How categories of three values and more become numbers; ``auto`` takes bits above eight.
+    """
+
+    def __init__(
+        self, schema: Schema, scaler: str | Mapping[str, str] | None = "auto", code: CodeChoice = "auto"
+    ) -> None:
+        super().__init__(schema)
+        self.typed = VectorCodec(schema, scaler)
+        blocks, start = [], 0
+        for kind, slot in self.typed.order:
+            if kind == "number":
+                width = 1
+            else:
+                codes = category_codes(self.typed.categories[slot].num_categories, code)
+                width = codes.shape[1]
+                self.register_buffer(f"codes_{slot}", codes, persistent=False)
+            blocks.append(Block(kind, slot, start, width))
+            start += width
+        self.blocks = tuple(blocks)
+        self.width = start
+        self.number_column = [0] * len(self.typed.numbers)
+        for block in self.blocks:
+            if block.kind == "number":
+                self.number_column[block.slot] = block.start
+
+    @property
+    def num_context(self) -> int:
+        return self.typed.num_context
+
+    def codes(self, slot: int) -> Tensor:
+        """``(num_categories, width)`` the points of a category slot."""
+        out: Tensor = getattr(self, f"codes_{slot}")
+        return out
+
+    def _fit(self, batch: TableBatch) -> None:
+        self.typed.fit(batch)
+
+    def encode(self, batch: TableBatch) -> Rows:
+        """Rows of the matrix, holes as NaN."""
+        cells = self.typed.encode(batch)
+        values = cells.number.new_full((len(cells), self.width), torch.nan)
+        filler = torch.zeros_like(values, dtype=torch.bool)
+        for block in self.blocks:
+            if block.kind == "number":
+                present = cells.present[:, block.slot]
+                values[:, block.start] = torch.where(present, cells.number[:, block.slot], torch.nan)
+                filler[:, block.start] = ~present & ~cells.number_hole[:, block.slot]
+            else:
+                code = cells.category[:, block.slot]
+                points = self.codes(block.slot)[code.clamp_min(0)] if block.width else values[:, block.columns]
+                values[:, block.columns] = torch.where(code[:, None] >= 0, points, torch.nan)
+        return Rows(cells, values, filler)
+
+    def decode(self, values: Tensor, category: Tensor, rows: Tensor) -> TableBatch:
+        """Raw rows of complete matrix rows; categories were chosen by the model's decoder.
+
+        Args:
+            values: ``(batch, width)`` float64; only columns of numbers are read.
+            category: ``(batch, num_category_slots)`` int64.
+            rows: ``(batch,)`` int64.
+        """
+        return self.typed.decode(values[:, self.number_column], category, rows)
+
+
+def category_codes(num_categories: int, code: CodeChoice) -> Tensor:
+    """``(num_categories, width)`` points, all different."""
+    if num_categories <= 1:
+        return torch.zeros(max(num_categories, 1), 0, dtype=torch.float64)
+    if num_categories == 2:
+        return torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+    if code == "one_hot" or (code == "auto" and num_categories <= MOST_ONE_HOT):
+        return SCALE * torch.eye(num_categories, dtype=torch.float64)
+    width = math.ceil(math.log2(num_categories))
+    bits = (torch.arange(num_categories)[:, None] >> torch.arange(width)) & 1
+    return 2.0 * bits.to(torch.float64) - 1.0

@@ -1,0 +1,303 @@
+"""Training of one level of noise: the trees of its denoiser, the residual variances, and what the decoder needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genzoo.codecs.matrix import Rows
+from genzoo.likelihood.noise import seed_of
+from genzoo.models.trees.decoder import Decoder
+from genzoo.models.trees.denoiser import H_RANGE, Denoiser, level_name, patterns, tree_features
+from genzoo.trees.boosting import Array, Examples, Growth, grow_on, quantised
+from genzoo.trees.store import BoosterStore, array_bytes
+
+MOST_REFERENCES = 1500
+"""Training rows that a posterior mean is taken over; below this number, all."""
+LEAST_CALIBRATION = 4000
+"""Noised rows that residual variances are measured on, at least."""
+CHUNK = 1024
+H_GROWTH = Growth(rounds=80, depth=3, eta=0.1, min_child_weight=10.0, patience=10)
+LEAST_TAU = 1e-9
+
+
+@dataclass(frozen=True)
+class LevelPlan:
+    """How a level is trained.
+
+    Args:
+        growth: The trees.
+        copies: Noised copies of each training row.
+        posterior_mean: Targets are means over training rows instead of the row itself (complete rows only).
+        heteroscedastic: One more booster predicts the size of the residual.
+        seed: Seed of the model.
+    """
+
+    growth: Growth
+    copies: int
+    posterior_mean: bool
+    heteroscedastic: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Noised copies of rows.
+
+    Args:
+        rows: The copied rows.
+        x: ``(n, P)`` values, fillers drawn; NaN for holes.
+        x_t: ``(n, P)``.
+        features: ``(n, F)`` float32.
+        linear: ``(n, P)`` the linear estimate.
+        scale: ``(n, P)`` its residual standard deviations.
+    """
+
+    rows: Rows
+    x: Tensor
+    x_t: Tensor
+    features: Array
+    linear: Tensor
+    scale: Tensor
+
+
+def noised_copies(rows: Rows, copies: int, t: float, denoiser: Denoiser, generator: torch.Generator) -> Noised:
+    """Copies with noise of their own, and what the linear part makes of them."""
+    index = torch.arange(len(rows)).repeat(copies)
+    rows = rows.select(index)
+    filler = torch.randn(rows.values.shape, generator=generator, dtype=torch.float64)
+    x = torch.where(rows.filler, filler, rows.values)
+    x_t = (1 - t) * x + t * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    linear, scale = torch.full_like(x, torch.nan), torch.full_like(x, torch.nan)
+    features = np.empty((len(x), 2 * x.shape[1] + rows.cells.context.shape[1]), dtype=np.float32)
+    for observed, chosen in patterns(x):
+        view = denoiser.view(observed)
+        part = x_t[chosen][:, view.index]
+        estimate, whole = view.linear(part, t)
+        linear[chosen[:, None], view.index] = estimate
+        scale[chosen[:, None], view.index] = view.scale(t).expand_as(estimate)
+        features[chosen.numpy()] = tree_features(part, whole, view, rows.cells.context[chosen])
+    return Noised(rows, x, x_t, features, linear, scale)
+
+
+def posterior_means(noised: Noised, reference: Tensor, t: float, num_rows: int) -> Tensor:
+    """``(n, P)`` mean over training rows of ``x``, weighted by how well each explains ``x_t``.
+
+    Above :data:`MOST_REFERENCES` rows: over ``reference`` (a random part, each standing for several rows) and the row
+    itself.
+
+    Args:
+        noised: Complete rows.
+        reference: ``(m, P)`` training rows.
+        t: Level.
+        num_rows: Training rows in all.
+    """
+    a = 1 - t
+    out = torch.empty_like(noised.x)
+    everything = len(reference) == num_rows
+    each = 0.0 if everything else float(np.log((num_rows - 1) / len(reference)))
+    for start in range(0, len(out), CHUNK):
+        part = slice(start, start + CHUNK)
+        x_t = noised.x_t[part]
+        # |x_t - a x_i|^2 without the term that all i share
+        log_w = (a * (x_t @ reference.T) - 0.5 * a * a * reference.square().sum(1)) / t**2 + each
+        if everything:
+            out[part] = log_w.softmax(1) @ reference
+        else:
+            x = noised.x[part]
+            own = (a * (x_t * x).sum(1) - 0.5 * a * a * x.square().sum(1)) / t**2
+            w = torch.cat([own[:, None], log_w], 1).softmax(1)
+            out[part] = w[:, :1] * x + w[:, 1:] @ reference
+    return out
+
+
+def train_level(
+    level: int, denoiser: Denoiser, decoder: Decoder, train: Rows, held_out: Rows, plan: LevelPlan
+) -> dict[str, bytes]:
+    """The parts of one level: boosters ``f<column>`` and ``h``, arrays ``tau``, ``weight`` and ``growth``."""
+    t = float(denoiser.levels[level])
+    width = train.values.shape[1]
+    complete = denoiser.view(torch.ones(width, dtype=torch.bool))
+    store = BoosterStore()
+    own = denoiser.with_store(store)
+    job = level_name(level)
+    parts: dict[str, bytes] = {}
+    counts = np.zeros(width)
+    generator = torch.Generator().manual_seed(seed_of(plan.seed, "noise", level))
+    pure = t >= 1 and train.cells.context.shape[1] == 0  # no signal: the mean is all there is to know
+    if plan.growth.rounds and not pure and len(train):
+        noised = noised_copies(train, plan.copies, t, own, generator)
+        base = _choose_base(noised, t, own)
+        parts["base"] = array_bytes(base)
+        noised = _rebased(noised, base, t, own)
+        checks = _held_out_copies(held_out, t, own, generator)
+        target = noised.x
+        holes = bool(noised.x.isnan().any())
+        if plan.posterior_mean and not holes and noised.rows.cells.context.shape[1] == 0:
+            target = posterior_means(noised, _references(noised.x, len(train), plan.seed, level), t, len(train))
+        checks = None if checks is None else _rebased(checks, base, t, own)
+        matrix = quantised(noised.features, plan.growth.bins)
+        check_matrix = None if checks is None else quantised(checks.features, plan.growth.bins, like=matrix)
+        for column in range(width):
+            grown = grow_on(
+                matrix,
+                _examples(noised, target, column),
+                None if checks is None else _examples(checks, checks.x, column),
+                plan.growth,
+                "reg:squarederror",
+                seed_of(plan.seed, "trees", level, column),
+                held_out_matrix=check_matrix,
+            )
+            counts[column] = grown.rounds
+            if grown.blob:
+                parts[f"f{column}"] = grown.blob
+    parts["growth"] = array_bytes(counts)
+    if plan.growth.rounds == 0:
+        # of the linear estimate, which needs no measurement
+        residual_of = complete.vector * (t * t * complete.value / ((1 - t) ** 2 * complete.value + t * t))
+        tau = (((residual_of @ complete.vector.T) @ own.axes) * own.axes).sum(0)
+        return parts | {"tau": array_bytes(tau), "weight": array_bytes(np.full(width, 0.5))}
+    store.put(job, parts)
+    fresh = noised_copies(train, max(1, -(-LEAST_CALIBRATION // max(len(train), 1))), t, own, generator)
+    checks = _held_out_copies(held_out, t, own, generator)
+    residual = fresh.x - _estimates(fresh, level, own)
+    tau = axis_variances(residual, complete.axes)
+    check_residual = None
+    if checks is not None:
+        check_residual = checks.x - _estimates(checks, level, own)
+        # what trees fit too well on training rows; as the mean of logarithms, which is how it enters the bound
+        ratio = (axis_variances(check_residual, complete.axes) / tau).log().mean().exp()
+        tau = tau * ratio.clamp_min(1.0)
+    parts["tau"] = array_bytes(tau)
+    if plan.heteroscedastic and not pure:
+        grown = grow_on(
+            quantised(fresh.features, H_GROWTH.bins),
+            _sizes(fresh, residual, level, own, tau),
+            None if checks is None or check_residual is None else _sizes(checks, check_residual, level, own, tau),
+            H_GROWTH if checks is not None else replace(H_GROWTH, rounds=20, patience=0),
+            "reg:gamma",
+            seed_of(plan.seed, "size", level),
+        )
+        if grown.blob:
+            parts["h"] = grown.blob
+    store.put(job, parts)
+    parts["weight"] = array_bytes(_cell_weights(checks if checks is not None else fresh, level, own, decoder))
+    return parts
+
+
+def _choose_base(noised: Noised, t: float, denoiser: Denoiser) -> Tensor:
+    """``(P,)`` root of the mean posterior variance where Bayes' estimate beats the linear one, else 0."""
+    base = torch.zeros(noised.x.shape[1], dtype=torch.float64)
+    for codes in denoiser.codes:
+        here = ~noised.x[:, codes.columns[0]].isnan()
+        if not bool(here.any()):
+            continue
+        x = noised.x[here][:, codes.columns]
+        mean, variance = codes.estimate(noised.x_t[here][:, codes.columns], t)
+        by_bayes = (x - mean).square().mean(0)
+        linear = (x - noised.linear[here][:, codes.columns]).square().mean(0)
+        if float(by_bayes.sum()) < float(linear.sum()):
+            base[codes.columns] = variance.mean(0).sqrt()
+    return base
+
+
+def _rebased(noised: Noised, base: Tensor, t: float, denoiser: Denoiser) -> Noised:
+    """The copies with Bayes' estimate in place of the linear one where ``base`` says so."""
+    linear, scale = noised.linear.clone(), noised.scale.clone()
+    for codes in denoiser.codes:
+        if float(base[codes.columns[0]]) > 0:
+            here = (~noised.x[:, codes.columns[0]].isnan()).nonzero().flatten()[:, None]
+            linear[here, codes.columns] = codes.estimate(noised.x_t[here, codes.columns], t)[0]
+            scale[here, codes.columns] = base[codes.columns].expand(len(here), -1)
+    return replace(noised, linear=linear, scale=scale)
+
+
+def axis_variances(residual: Tensor, axes: Tensor) -> Tensor:
+    """``(P,)`` mean squared residual along each axis; products of columns are averaged where both are observed."""
+    present = (~residual.isnan()).double()
+    filled = torch.nan_to_num(residual, nan=0.0)
+    moments = (filled.T @ filled) / (present.T @ present).clamp_min(1.0)
+    return ((moments @ axes) * axes).sum(0).clamp_min(LEAST_TAU)
+
+
+def _held_out_copies(rows: Rows, t: float, denoiser: Denoiser, generator: torch.Generator) -> Noised | None:
+    if not len(rows):
+        return None
+    return noised_copies(rows, max(1, min(20, -(-LEAST_CALIBRATION // len(rows)))), t, denoiser, generator)
+
+
+def _references(x: Tensor, num_rows: int, seed: int, level: int) -> Tensor:
+    if num_rows <= MOST_REFERENCES:
+        return x[:num_rows]
+    generator = torch.Generator().manual_seed(seed_of(seed, "references", level))
+    return x[torch.randperm(num_rows, generator=generator)[:MOST_REFERENCES]]
+
+
+def _examples(noised: Noised, target: Tensor, column: int) -> Examples:
+    """What the trees of a column learn: its scaled residual, where it is observed."""
+    f = (target[:, column] - noised.linear[:, column]) / noised.scale[:, column]
+    here = ~f.isnan()
+    weight = None if bool(here.all()) else here.double().numpy()
+    return Examples(noised.features, torch.nan_to_num(f, nan=0.0).numpy(), None, weight)
+
+
+def _estimates(noised: Noised, level: int, denoiser: Denoiser) -> Tensor:
+    """``(n, P)`` ``x_hat``, NaN at holes."""
+    out = torch.full_like(noised.x, torch.nan)
+    for observed, chosen in patterns(noised.x):
+        view = denoiser.view(observed)
+        part = noised.x_t[chosen][:, view.index]
+        out[chosen[:, None], view.index] = denoiser.estimate(level, part, view, noised.rows.cells.context[chosen])[0]
+    return out
+
+
+def _sizes(noised: Noised, residual: Tensor, level: int, denoiser: Denoiser, tau: Tensor) -> Examples:
+    """What the heteroscedastic booster learns: the mean squared residual in units of ``tau``."""
+    size = torch.ones(len(residual), dtype=torch.float64)
+    job = level_name(level)
+    base = torch.zeros(residual.shape[1], dtype=torch.float64)
+    if denoiser.store.has(job, "base"):
+        base = torch.from_numpy(denoiser.store.array(job, "base").copy())
+    for observed, chosen in patterns(residual):
+        view = denoiser.view(observed)
+        if len(view.index):
+            axes, value = view.residual_axes(level, tau)
+            # axes that know their own variance have no part in it
+            free = ~(base[view.index] > 0)
+            if bool(free.any()):
+                size[chosen] = ((residual[chosen][:, view.index] @ axes).square() / value)[:, free].mean(1)
+    return Examples(noised.features, size.clamp(0.1 * H_RANGE[0], 10 * H_RANGE[1]).numpy())
+
+
+def _cell_weights(noised: Noised, level: int, denoiser: Denoiser, decoder: Decoder) -> Tensor:
+    """``(P,)`` share of the denoiser's Gaussian in the cells of each column, by a few steps of EM."""
+    t, codec = float(denoiser.levels[level]), decoder.codec
+    weight = torch.full((noised.x.shape[1],), 0.5, dtype=torch.float64)
+    for slot, number in enumerate(codec.typed.numbers):
+        column = codec.number_column[slot]
+        if not number.quantized or t >= 1:
+            continue
+        first, second = [], []
+        for observed, chosen in patterns(noised.x):
+            view = denoiser.view(observed)
+            if not bool(observed[column]):
+                continue
+            part = noised.x_t[chosen][:, view.index]
+            x_hat, h = denoiser.estimate(level, part, view, noised.rows.cells.context[chosen])
+            place = int((view.index == column).nonzero())
+            spread = (view.axes[column].square() * denoiser.tau(level)).sum()
+            cells, present = noised.rows.cells, noised.rows.cells.present[chosen, slot]
+            lower, upper = cells.lower[chosen, slot][present], cells.upper[chosen, slot][present]
+            one = torch.full((1,), 1.0, dtype=torch.float64)
+            sd = (h[present, place] * spread).sqrt()
+            first.append(decoder._cell(lower, upper, x_hat[present, place], sd, part[present, place], t, one))
+            second.append(decoder.cell_from_noise(lower, upper, part[present, place], t))
+        if first and sum(map(len, first)):
+            a, b, w = torch.cat(first), torch.cat(second), weight[column]
+            for _ in range(30):
+                w = torch.sigmoid(torch.logit(w) + a - b).mean().clamp(0.01, 0.99)
+            weight[column] = w
+    return weight
