@@ -290,3 +290,9 @@ def test_unknown_scalers_are_named() -> None:
         ColumnScaler(["income"], ["minmax"], [None], [None], [0.0])
     with pytest.raises(ValueError, match="num_knots"):
         ColumnScaler(["income"], ["auto"], [None], [None], [0.0], num_knots=1)
+
+
+@pytest.mark.parametrize(("step", "spread"), [(8e-9, 1.0), (0.0, 1.0), (0.2, 0.1)])
+def test_one_value_on_the_finest_grid_is_its_own_scale(step: float, spread: float) -> None:
+    fitted = fit_column(torch.full((7,), 0.0, dtype=torch.float64), "auto", step, 16)
+    assert fitted.spread == pytest.approx(spread)

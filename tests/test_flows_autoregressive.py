@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -28,6 +29,7 @@ from genzoo.codecs.base import CategorySlot, NumberSlot
 from genzoo.models.flows.ancestral import draw, empty_cells
 from genzoo.models.flows.autoregressive import AutoregressiveDensity
 from genzoo.models.flows.completion import complete
+from genzoo.models.flows.normal_cells import log_normal_cell
 from genzoo.models.flows.slots import number_features
 
 
@@ -364,3 +366,39 @@ def test_frequencies_set_the_heads_before_training() -> None:
     cells = replace(dense_cells(torch.zeros(2, 0)), category=torch.tensor([[0], [1]]), log_volume=torch.zeros(2, 1))
     with torch.no_grad():
         assert torch.allclose(density.log_prob(cells).total().exp(), torch.tensor([0.7, 0.3], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+@pytest.mark.parametrize("width", [1e-6, 2e-3, 0.5, 3.0])
+@pytest.mark.parametrize("far", [0.0, 3.0, 1e4, 9e11])
+def test_the_probability_of_a_cell_has_its_gradient_however_far_out_it_lies(
+    far: float, width: float, sign: float
+) -> None:
+    edges = sorted((sign * far, sign * (far + width)))
+    lower, upper = (torch.tensor([edge], dtype=torch.float64, requires_grad=True) for edge in edges)
+    value = log_normal_cell(lower, upper)
+    to_lower, to_upper = torch.autograd.grad(value, (lower, upper))
+    if edges[0] == edges[1]:  # float64 does not tell the edges apart
+        assert (float(value.detach()), float(to_lower), float(to_upper)) == (-math.inf, 0.0, 0.0)
+        return
+    assert torch.isfinite(torch.stack([value, to_lower, to_upper])).all()
+    # both edges outwards: more mass; both to the right: by the difference of the densities at the edges
+    assert float(to_lower) <= 0 <= float(to_upper)
+    middle = 0.5 * (edges[0] + edges[1])
+    assert float(to_lower + to_upper) * sign <= 0
+    if far == 3.0:
+        step = 1e-6
+        moved = log_normal_cell(lower + step, upper + step) - log_normal_cell(lower - step, upper - step)
+        assert float(to_lower + to_upper) == pytest.approx(float(moved.detach()) / (2 * step), rel=1e-5)
+    if far >= 1e4 and width > 1:  # the hazard of a normal tail is its distance
+        near = to_lower if sign > 0 else to_upper
+        assert abs(float(near)) == pytest.approx(abs(far), rel=1e-7)
+    assert abs(float(to_lower + to_upper)) <= 1.001 * abs(middle) + width + 1
+
+
+def test_an_atom_astronomically_far_from_the_grid_leaves_finite_gradients() -> None:
+    lower = torch.tensor([-9e11, -1.0], dtype=torch.float64, requires_grad=True)
+    upper = torch.tensor([-9e11 + 2, 1.0], dtype=torch.float64, requires_grad=True)
+    excess = torch.logaddexp(torch.zeros(2, dtype=torch.float64), log_normal_cell(lower, upper))
+    gradients = torch.autograd.grad(excess.sum(), (lower, upper))
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)

@@ -198,3 +198,12 @@ def test_date_times_with_a_zone_are_moments_in_utc_and_survive_a_text_file(tmp_p
     assert [moment.hour for moment in table["z"].to_pylist()] == [12, 12]
     assert [moment.hour for moment in table["offset"].to_pylist()] == [11, 10]
     assert to_arrow(read_frame(write_frame(table, tmp_path / "again.csv"))).equals(table)
+
+
+def test_text_that_polars_stores_as_views_is_plain_text(tmp_path: Path) -> None:
+    words = pa.array(["a", None, "b"], pa.string_view())
+    frame = pl.DataFrame({"c": ["a", None, "b"]})
+    frame.write_ipc(tmp_path / "t.arrow")
+    for source in (pa.table({"c": words}), tmp_path / "t.arrow", frame):
+        read = read_frame(source)
+        assert read[[2, 0], :]["c"].to_list() == ["b", "a"]

@@ -21,6 +21,8 @@ PEAKED = 7.0
 of the rows crowd into a sliver that a network hardly sees (7.5: a log-normal of sigma 3 after asinh)."""
 ASINH_WIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 ROWS_PER_KNOT = 10
+ONE_VALUE_STEP = 1e-3
+"""Half a step, relative to the only value seen, below which the step says nothing of the spread."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,10 @@ def _fit(w: Tensor, choice: str, step: float, num_knots: int, bent_tails: bool) 
         fitted = _fit_quantile(ordered, median, max(robust, floor), num_knots, bent_tails)
         if fitted is not None:
             return fitted
-    return ScalerFit(middle=float(w.mean()), spread=max(standard_deviation(w), floor) or 1.0)
+    deviation = standard_deviation(w)
+    if not deviation and floor < ONE_VALUE_STEP:  # one value, on a grid as fine as storage: its size is the scale
+        floor = 1.0
+    return ScalerFit(middle=float(w.mean()), spread=max(deviation, floor))
 
 
 def _fit_asinh(w: Tensor, middle: float, spread: float) -> ScalerFit:

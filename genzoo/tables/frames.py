@@ -67,6 +67,8 @@ def read_frame(
         source = pa.table({str(name): _cells_to_arrow(cells) for name, cells in source.items()})
     if isinstance(source, nw.LazyFrame):
         source = source.collect()
+    if isinstance(source, pa.Table):
+        source = _without_views(source)
     if not isinstance(source, nw.DataFrame):
         names = source.column_names if isinstance(source, pa.Table) else getattr(source, "columns", [])
         _refuse_duplicates([str(name) for name in names])
@@ -166,6 +168,14 @@ def _read_arrow(path: Path) -> pa.Table:
         with ipc.open_stream(path.read_bytes()) as stream:
             table = stream.read_all()
     _refuse_duplicates(table.column_names, f"'{path.name}'")
+    return _without_views(table)
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    """Text that polars stores as views, as plain text: Arrow cannot take rows of views."""
+    for place, name in enumerate(table.column_names):
+        if pa.types.is_string_view(table.schema.types[place]):
+            table = table.set_column(place, name, table[name].cast(pa.large_string()))
     return table
 
 

@@ -51,7 +51,7 @@ class _LogNormalCell(torch.autograd.Function):
         at_a = at_b * torch.exp(width * middle)
         usable = torch.isfinite(value) & (grad != 0)
         at_a, at_b = (torch.where(usable, grad * edge.nan_to_num(), 0.0) for edge in (at_a, at_b))
-        return torch.where(mirror, at_b, -at_a), torch.where(mirror, -at_a, at_b)
+        return -torch.where(mirror, at_b, at_a), torch.where(mirror, at_a, at_b)
 
 
 def _log_tail_ratio(a: Tensor, b: Tensor) -> Tensor:
