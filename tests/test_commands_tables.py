@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import narwhals as nw
@@ -184,3 +185,17 @@ def test_schema_shows_refused_columns_and_writes_a_schema_that_leaves_them_out(p
     assert "--data.ignore name" in refused.err
     assert say("fit", *options, "--run_dir", "a", "--data.schema", "s.yaml").code == 0
     assert say("fit", *options, "--run_dir", "b", "--data.ignore", "name").code == 0
+
+
+def test_new_rows_are_read_as_the_model_knows_them_not_as_they_look(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.choice(["1.50", "2.00", "x"], 120)
+    pd.DataFrame({"code": codes, "y": rng.normal(size=120)}).to_csv("rows.csv", index=False)
+    assert say("fit", "--model", "independent", "--data.path", "rows.csv", "--run_dir", "run", *QUIET).code == 0
+    pd.DataFrame({"code": ["1.50", "2.00"] * 20, "y": rng.normal(size=40)}).to_csv("new.csv", index=False)
+    scored = say("score", "run", "new.csv")
+    assert (scored.code, "not seen in training" in scored.out) == (0, False)
+    reported = say("report", "run", "--on", "new.csv", "-o", "on.json", "--samples", 0)
+    assert reported.code == 0, reported.err
+    (model,) = [entry for entry in json.loads(Path("on.json").read_text())["models"]]
+    assert model["unseen"] == 0

@@ -37,9 +37,9 @@ def run(arguments: list[str]) -> int:
     models = named({path: load(path) for path in expanded(given.runs)})
     facts: dict[str, Any]
     if given.on is not None:
-        frame = read_frame(given.on)
-        results = [_evaluated(name, model, _encoded(frame, model), given) for name, model in models.items()]
         schema = next(iter(models.values())).schema
+        frame = read_frame(given.on, schema=schema)
+        results = [_evaluated(name, model, _encoded(frame, model), given) for name, model in models.items()]
         facts, ordered = {"table": source_name(given.on), "versions": versions()}, False
     else:
         sources = Sources()
