@@ -257,3 +257,10 @@ def test_imputation_fills_holes_and_leaves_observed_cells() -> None:
 def test_too_few_knots_are_refused_with_the_least_number() -> None:
     with pytest.raises(ValueError, match="num_knots must be at least 64"):
         Independent(schema=schema_of(number("x")).to_dict(), num_knots=3)
+
+
+def test_an_atom_on_the_cell_of_another_holds_no_mass() -> None:
+    column = number("x", 1.0, lower=0.0, upper=3.0, atoms=(0.0, 0.2))
+    model = fitted(Independent, schema_of(column), batch_of(torch.arange(40).remainder(4)[:, None]))
+    values = scores(model, batch_of(torch.tensor([[0.0], [1.0], [2.0], [3.0]]))).values
+    assert float(values.exp().sum()) == pytest.approx(1.0, abs=1e-12)

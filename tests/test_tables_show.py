@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import polars as pl
@@ -146,3 +147,19 @@ def test_tables_load_no_torch() -> None:
 
 def test_an_empty_schema_shows(tmp_path: Path) -> None:
     assert schema_table(Schema(())).row_count == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "mixed", "atoms": (0.0, 0.0)}, "two of its atoms .* are equal"),
+        ({"kind": "mixed", "atoms": (float("nan"),)}, "finite numbers.*missing: value"),
+        ({"kind": "continuous", "lower": 2.0, "upper": 1.0}, "not below its upper bound"),
+        ({"kind": "continuous", "lower": 1.0, "upper": 1.0}, "not below its upper bound"),
+        ({"kind": "quantized", "step": 1.0, "lower": 2.0, "upper": 1.0}, "not below its upper bound"),
+    ],
+)
+def test_atoms_and_bounds_that_make_no_measure_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(SchemaError, match=message):
+        Column("x", **fields)
+    assert Column("x", "quantized", step=1.0, lower=1.0, upper=1.0).upper == 1.0  # one cell is a measure

@@ -213,13 +213,18 @@ class VectorCodec(Codec):
                 self.atoms[slot, place] = self.origin[slot] + spikes * self.step[slot]
 
     def possible(self) -> Tensor:
-        """``(total of num_categories,)`` bool: values of all category slots, without the unused places of spikes."""
+        """``(total of num_categories,)`` bool: values of all category slots that can occur.
+
+        Not the unused places of spikes, nor an atom on the same cell as an earlier one.
+        """
         found = [torch.ones(slot.num_categories, dtype=torch.bool) for slot in self.categories]
         for number in self.with_atoms.tolist():
             indicator = self.numbers[number].indicator
             declared, last = int(self.declared_atoms[number]), int(self.num_atoms[number])
             if indicator is not None:
                 found[indicator][declared:last] = ~self.atoms[number, declared:last].isnan().cpu()
+                values = self.atoms[number, :last].cpu()
+                found[indicator][:last] &= ~(values[:, None] == values).tril(-1).any(1)  # encoding finds the first
         return torch.cat(found) if found else torch.ones(0, dtype=torch.bool)
 
     # --- encoding ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from math import prod
+from math import isfinite, prod
 from typing import Any, Literal, get_args
 
 from genzoo.errors import SchemaError
@@ -84,6 +84,23 @@ class Column:
             raise SchemaError(f"column '{self.name}' is quantized and needs a step above 0, got {self.step}")
         if self.kind == "mixed" and self.num_atoms == 0:
             raise SchemaError(f"column '{self.name}' is mixed and needs atoms; name them, or use kind continuous")
+        if self.is_numeric:
+            self._check_measure()
+
+    def _check_measure(self) -> None:
+        """Refuses atoms and bounds that make no measure."""
+        if not all(map(isfinite, self.atoms)):
+            raise SchemaError(
+                f"column '{self.name}': atoms are finite numbers, got {list(self.atoms)}; "
+                "for missing cells say missing: value"
+            )
+        if len(set(self.atoms)) < len(self.atoms):
+            raise SchemaError(f"column '{self.name}': two of its atoms {list(self.atoms)} are equal; name each once")
+        low, high = self.lower, self.upper
+        if low is not None and high is not None and (low > high or (low == high and self.kind != "quantized")):
+            raise SchemaError(
+                f"column '{self.name}': its lower bound {low} is not below its upper bound {high}; correct the bounds"
+            )
 
     @property
     def width(self) -> int:

@@ -81,15 +81,17 @@ class Independent(DensityModel):
         cells = concatenate(list(batches))
         device = self.category_log_prob.device
         counts = self.layout.categories.counts(cells.category, cells.log_volume.new_ones(len(cells), 1))[0].cpu()
-        logs = [laplace_log_probs(counts[part]) for part in self.layout.categories.slots()]
+        possible = self.codec.possible()
         atoms = self.codec.atom_cells()
         full = atoms.exists.sum(1) == self.codec.last - self.codec.first + 1
         for slot, filled in zip(self.codec.numbers, full.tolist(), strict=True):
             if filled and slot.indicator is not None:  # every cell within the bounds is an atom: nothing else exists
-                known = counts[self.layout.categories.slots()[slot.indicator]][:-1]
-                logs[slot.indicator] = torch.cat([laplace_log_probs(known), known.new_full((1,), -torch.inf)])
-        if logs:
-            self.category_log_prob.copy_(torch.cat(logs))
+                possible[self.layout.categories.slots()[slot.indicator].stop - 1] = False
+        logs = torch.full_like(counts, -torch.inf)
+        for part in self.layout.categories.slots():
+            known = part.start + possible[part].nonzero().flatten()
+            logs[known] = laplace_log_probs(counts[known])
+        self.category_log_prob.copy_(logs)
         self.marginals.cpu()
         for j, slot in enumerate(self.codec.numbers):
             here = cells.present[:, j] & ~cells.outside
