@@ -181,13 +181,14 @@ class RADD(DensityModel):
                 [noise.uniform(self.codec.num_slots, stream=f"any_order/chain/{k}") for k in range(draws)], 1
             )
             return ModelLogProb(*importance_weighted(any_order.order_log_probs(conditional, tokens, order)))
-        size = max(1, SUBSET_ROWS // 2**self.codec.num_slots)
+        # Without noise equal symbols have equal probabilities: each distinct row is scored once.
+        width = tokens.shape[1]
+        distinct, place = torch.unique(torch.cat([tokens, encoded.context], 1), dim=0, return_inverse=True)
         parts = []
-        for start in range(0, len(encoded), size):
-            piece = encoded.select(slice(start, start + size))
-            table = any_order.subset_table(self.conditional(piece.context), piece.tokens)
+        for rows in distinct.split(max(1, SUBSET_ROWS // 2**width)):
+            table = any_order.subset_table(self.conditional(rows[:, width:]), rows[:, :width])
             parts.append(any_order.exact_log_prob(table) if choice == "exact" else any_order.exact_bound(table)[0])
-        return ModelLogProb(torch.cat(parts))
+        return ModelLogProb(torch.cat(parts)[place])
 
     # ---- training -------------------------------------------------------------------------------------------------
 
