@@ -197,5 +197,5 @@ def test_new_rows_are_read_as_the_model_knows_them_not_as_they_look(tmp_path: Pa
     assert (scored.code, "not seen in training" in scored.out) == (0, False)
     reported = say("report", "run", "--on", "new.csv", "-o", "on.json", "--samples", 0)
     assert reported.code == 0, reported.err
-    (model,) = [entry for entry in json.loads(Path("on.json").read_text())["models"]]
+    (model,) = json.loads(Path("on.json").read_text())["models"]
     assert model["unseen"] == 0
