@@ -10,6 +10,7 @@ import torch
 from codec_tables import tables
 from hypothesis import given, settings
 
+from genzoo.codecs.bin_choice import choose_num_bins, marginal_log_likelihood
 from genzoo.codecs.bin_fit import fit_bins
 from genzoo.codecs.tokens import TokenCodec
 from genzoo.tables.batch import TableBatch
@@ -178,6 +179,22 @@ def test_linear_bins_describe_new_rows_better_than_flat_ones() -> None:
         score[shape] = float((share[rows.tokens[:, 0]].log() + rows.log_volume[:, 0]).mean())
     assert score["linear"] > score["flat"] + 0.0005
     assert score["linear"] > -0.5 * math.log(2 * math.pi * math.e) - 0.02
+
+
+def test_the_number_of_bins_grows_with_the_rows_and_is_the_best_on_held_out_ones() -> None:
+    def rough(n: int, seed: int) -> TableBatch:
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=n) / 8 + rng.integers(0, 8, n)  # eight narrow bumps
+        return batch_of(x)
+
+    schema = Schema((Column("x", "continuous"),))
+    held_out = rough(3000, 9)
+    few, many = (choose_num_bins(schema, rough(n, 1), held_out) for n in (150, 8000))
+    assert few < many
+    best = marginal_log_likelihood(schema, many, rough(8000, 1), held_out)
+    assert best > marginal_log_likelihood(schema, 8, rough(8000, 1), held_out) + 0.1
+    true = np.exp(-((held_out.numeric.numpy() - np.arange(8)) ** 2) * 32).sum(1) / math.sqrt(2 * math.pi)
+    assert float(np.log(true).mean()) - 0.1 < best < float(np.log(true).mean())
 
 
 @settings(max_examples=40, deadline=None)
