@@ -42,6 +42,10 @@ class Rows:
         return self.cells.rows
 
     @property
+    def context(self) -> Tensor:
+        return self.cells.context
+
+    @property
     def log_volume(self) -> Tensor:
         return self.cells.log_volume
 

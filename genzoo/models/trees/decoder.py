@@ -37,7 +37,7 @@ class Decoder:
         """Columns that always hold a number with a density: these share a covariance."""
         for slot, number in enumerate(numbers):
             self.joint[codec.number_column[slot]] = not number.quantized and number.indicator is None
-        self._blocks: dict[tuple[bytes, int], tuple[Tensor, Tensor, Tensor]] = {}
+        self._blocks: dict[tuple[bytes, bool, int], tuple[Tensor, Tensor, Tensor]] = {}
 
     def log_prob(
         self,
@@ -66,7 +66,7 @@ class Decoder:
             tau: ``(P,)`` residual variances along the principal axes.
             weight: ``(P,)`` share of the denoiser's Gaussian in the cells of each column.
         """
-        axes, value, joint = self._joint(view, level, tau)
+        axes, value, joint = self._joint(view, level, t, tau)
         out = torch.zeros(len(x), dtype=torch.float64)
         if len(joint):
             residual = (x[:, joint] - x_hat[:, joint]) @ axes
@@ -111,16 +111,15 @@ class Decoder:
         distance = (x_t[:, None, :] - (1 - t) * self.codec.codes(block.slot).cpu()).square().sum(2)
         return (self.category_log_prob[block.slot] - 0.5 * distance / t**2).log_softmax(1)
 
-    def _joint(self, view: View, level: int, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _joint(self, view: View, level: int, t: float, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Axes and variances of the residual covariance on the joint columns, and their places in the pattern."""
-        key = (view.observed.numpy().tobytes(), level)
+        key = (view.observed.numpy().tobytes(), view.alone, level)
         if key not in self._blocks:
             joint = self.joint[view.index].nonzero().flatten()
             if len(joint) == len(view.index) and view.complete:
-                axes, value = view.residual_axes(level, tau)
+                axes, value = view.residual_axes(level, t, tau)
             else:
-                part = view.axes[view.index[joint]]
-                value, axes = torch.linalg.eigh((part * tau) @ part.T)
+                value, axes = torch.linalg.eigh(view.smooth_residual(t, tau, joint))
             self._blocks[key] = (axes, value.clamp_min(1e-12), joint)
         return self._blocks[key]
 

@@ -36,10 +36,20 @@ class View:
         axes: ``(P, P)`` orthonormal axes of the residual covariance, in columns.
         smooth: ``(P,)`` bool: columns that share axes; every other column is an axis of its own.
         observed: ``(P,)`` bool.
+        alone: The other columns are unknown, so that the observed ones are told less of than in a complete row; else
+            this is a part of a complete row.
     """
 
-    def __init__(self, mean: Tensor, covariance: Tensor, axes: Tensor, smooth: Tensor, observed: Tensor) -> None:
-        self.observed = observed
+    def __init__(
+        self,
+        mean: Tensor,
+        covariance: Tensor,
+        axes: Tensor,
+        smooth: Tensor,
+        observed: Tensor,
+        alone: bool = True,
+    ) -> None:
+        self.observed, self.alone, self.covariance = observed, alone, covariance
         self.smooth = smooth
         self.index = observed.nonzero().flatten()
         self.complete = bool(observed.all())
@@ -58,13 +68,12 @@ class View:
 
     def scale(self, t: float) -> Tensor:
         """``S_t`` ``(observed,)``."""
-        residual = t * t * self.value / ((1 - t) ** 2 * self.value + t * t)
-        return (self.vector.square() @ residual).clamp_min(LEAST_SCALE**2).sqrt()
+        return (self.vector.square() @ _residual(self.value, t)).clamp_min(LEAST_SCALE**2).sqrt()
 
-    def residual_axes(self, level: int, tau: Tensor) -> tuple[Tensor, Tensor]:
+    def residual_axes(self, level: int, t: float, tau: Tensor) -> tuple[Tensor, Tensor]:
         """Axes ``(observed, observed)`` and variances of the residual covariance of a level on the observed columns.
 
-        ``tau`` ``(P,)`` are the variances along the principal axes.
+        ``tau`` ``(P,)`` are the variances along the axes in complete rows.
         """
         if level not in self._variances:
             if self.complete:
@@ -74,10 +83,30 @@ class View:
                 vector = torch.eye(len(self.index), dtype=tau.dtype)
                 value = tau[self.index].clone()
                 if len(smooth):
-                    part = self.axes[self.index[smooth]]
-                    value[smooth], vector[smooth[:, None], smooth] = torch.linalg.eigh((part * tau) @ part.T)
+                    block = self.smooth_residual(t, tau, smooth)
+                    value[smooth], vector[smooth[:, None], smooth] = torch.linalg.eigh(block)
                 self._variances[level] = (vector, value.clamp_min(1e-12))
         return self._variances[level]
+
+    def smooth_residual(self, t: float, tau: Tensor, places: Tensor) -> Tensor:
+        """Residual covariance of smooth columns, by their places among the observed.
+
+        That of complete rows, and what the Gaussian fit says the missing columns would have told.
+        """
+        part = self.axes[self.index[places]]
+        block = (part * tau) @ part.T
+        if self.alone and not self.complete:
+            value, vector = torch.linalg.eigh(self.covariance)
+            whole = vector[self.index[places]]
+            told = (whole * _residual(value, t)) @ whole.T
+            own = self.vector[places]
+            block = block + (own * _residual(self.value, t)) @ own.T - told
+        return block
+
+
+def _residual(value: Tensor, t: float) -> Tensor:
+    """Variance that is left along an axis of Gaussian rows after seeing them noised."""
+    return t * t * value / ((1 - t) ** 2 * value + t * t)
 
 
 def patterns(values: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -124,11 +153,11 @@ class Denoiser:
         """The same model with other trees, read by one thread."""
         return Denoiser(self.levels, store, self.mean, self.covariance, self.axes, self.smooth, self.codes, threads=1)
 
-    def view(self, observed: Tensor) -> View:
-        """The Gaussian fit for one pattern of holes."""
-        key = observed.numpy().tobytes()
+    def view(self, observed: Tensor, alone: bool = True) -> View:
+        """The Gaussian fit for one pattern of holes, or for a part of a complete row."""
+        key = observed.numpy().tobytes() + bytes([alone])
         if key not in self._views:
-            self._views[key] = View(self.mean, self.covariance, self.axes, self.smooth, observed)
+            self._views[key] = View(self.mean, self.covariance, self.axes, self.smooth, observed, alone)
         return self._views[key]
 
     def tau(self, level: int) -> Tensor:

@@ -264,7 +264,7 @@ def _sizes(noised: Noised, residual: Tensor, level: int, denoiser: Denoiser, tau
     for observed, chosen in patterns(residual):
         view = denoiser.view(observed)
         if len(view.index):
-            axes, value = view.residual_axes(level, tau)
+            axes, value = view.residual_axes(level, float(denoiser.levels[level]), tau)
             # axes that know their own variance have no part in it
             free = ~(base[view.index] > 0)
             if bool(free.any()):

@@ -60,7 +60,7 @@ class ReversePath:
         for place, level in enumerate(self.path[:-1]):
             kernel = reverse_kernel(self.level(place), self.level(place + 1))
             x_hat, h = self.denoiser.estimate(level, x_t, view, context)
-            axes, tau = view.residual_axes(level, self.denoiser.tau(level))
+            axes, tau = view.residual_axes(level, self.level(place), self.denoiser.tau(level))
             z = noise(place + 1)
             deviation = (kernel.b * z + kernel.c_x * (x - x_hat)) @ axes
             growth = 1 + kernel.gain * h * tau  # variance of p over that of q, along each axis
@@ -102,7 +102,7 @@ class ReversePath:
     ) -> Tensor:
         kernel = reverse_kernel(t, u)
         z = torch.randn(x_t.shape, generator=g, dtype=torch.float64)
-        axes, tau = view.residual_axes(level, self.denoiser.tau(level))
+        axes, tau = view.residual_axes(level, t, self.denoiser.tau(level))
         spread = kernel.b * (1 + kernel.gain * h * tau).sqrt()
         return kernel.c_t * x_t + kernel.c_x * x_hat + (spread * z) @ axes.T
 
@@ -140,7 +140,7 @@ class ReversePath:
                 step = kernel.c_t * x_t[:, o] + kernel.c_x * x[:, o] + kernel.b * z
                 mean = kernel.c_t * x_t + kernel.c_x * x_hat
                 # covariance of the reverse kernel over b^2, for each particle's h
-                axes, tau = view.residual_axes(level, self.denoiser.tau(level))
+                axes, tau = view.residual_axes(level, t, self.denoiser.tau(level))
                 growth = 1 + kernel.gain * h * tau
                 covariance = (axes[o] * growth[:, None]) @ axes[o].T
                 root = torch.linalg.cholesky(covariance)
@@ -158,7 +158,7 @@ class ReversePath:
             x_t, log_w = self._resample(x_t, log_w, particles, generator)
         last, t = self.path[-1], self.level(-1)
         if len(o):
-            part = self.denoiser.view(seen)
+            part = self.denoiser.view(seen, alone=False)
             tau = self.denoiser.tau(last)
             x_hat, h = self.denoiser.estimate(last, x_t, view, context)
             log_w += self.decoder.log_prob(rows, x[:, o], x_t[:, o], t, last, x_hat[:, o], h, part, tau, self.weight())
