@@ -19,7 +19,7 @@ from genzoo.likelihood.noise import RowNoise
 from genzoo.models.trees.code_posterior import Codes
 from genzoo.models.trees.denoiser import View, patterns
 from genzoo.models.trees.forest_flow import ForestFlow, gaussian_fit
-from genzoo.models.trees.level_job import axis_variances, noised_copies, posterior_means
+from genzoo.models.trees.level_job import _rows_to_noise, axis_variances, noised_copies, posterior_means
 from genzoo.trees.levels import level_grid, reverse_kernel, shortest_path
 
 
@@ -315,3 +315,16 @@ def test_odd_tables_are_modelled(frame: pd.DataFrame) -> None:
     if "label" in frame:
         # a count on a grid: neighbours of the known values keep a probability
         assert drawn["label"].isin([7, 9, 11]).mean() > 0.8
+
+
+def test_by_default_a_level_sees_about_as_many_noised_rows_whatever_the_length_of_the_table() -> None:
+    model = fit(gaussian_table(), rounds=0)
+    rows = encoded(model, gaussian_table(50))
+    generator = torch.Generator().manual_seed(0)
+    short, copies = _rows_to_noise(rows, 0, generator)
+    assert (len(short), copies) == (50, 20)
+    long = rows.select(torch.arange(50).repeat(500))
+    part, copies = _rows_to_noise(long, 0, generator)
+    assert (len(part), copies) == (20_000, 1)
+    given, copies = _rows_to_noise(long, 3, generator)
+    assert (len(given), copies) == (25_000, 3)

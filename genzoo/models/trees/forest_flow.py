@@ -50,7 +50,8 @@ class ForestFlow(TreeModel):
     Args:
         schema: The table's schema as a plain dictionary.
         num_levels: Levels of noise; each has its own trees. More are slower and tighter.
-        copies: Noised copies of each training row at a level.
+        copies: Noised copies of each training row at a level; 0 takes as many as make about 20,000 noised rows (at most
+            20), and of a longer table a random 20,000 rows at each level.
         rounds: Most trees of a column at a level; 0 leaves the Gaussian fit.
         depth: Deepest tree.
         eta: Shrinkage of each tree.
@@ -104,7 +105,7 @@ class ForestFlow(TreeModel):
         self,
         schema: dict[str, Any],
         num_levels: int = 25,
-        copies: int = 10,
+        copies: int = 0,
         rounds: int = 200,
         depth: int = 5,
         eta: float = 0.15,
@@ -125,8 +126,8 @@ class ForestFlow(TreeModel):
         seed: int = 0,
     ) -> None:
         super().__init__(schema, groups=groups, workers=workers, draws=draws, seed=seed)
-        if copies < 1:
-            raise ValueError(f"copies must be at least 1, got {copies}")
+        if copies < 0:
+            raise ValueError(f"copies must be 0 (by the number of rows) or more, got {copies}")
         self.codec = MatrixCodec(self.schema, scaler, code)
         width = self.codec.width
         discrete = all(slot.quantized for slot in self.codec.typed.numbers)

@@ -20,6 +20,8 @@ MOST_REFERENCES = 1500
 LEAST_CALIBRATION = 4000
 """Noised rows that residual variances are measured on, at least."""
 CHUNK = 1024
+AUTO_ROWS = 20_000
+MOST_COPIES = 20
 H_GROWTH = Growth(rounds=80, depth=3, eta=0.1, min_child_weight=10.0, patience=10)
 LEAST_TAU = 1e-9
 
@@ -30,7 +32,7 @@ class LevelPlan:
 
     Args:
         growth: The trees.
-        copies: Noised copies of each training row.
+        copies: Noised copies of each training row; 0 makes about :data:`AUTO_ROWS` noised rows of any table.
         posterior_mean: Targets are means over training rows instead of the row itself (complete rows only).
         heteroscedastic: One more booster predicts the size of the residual.
         seed: Seed of the model.
@@ -129,7 +131,8 @@ def train_level(
     generator = torch.Generator().manual_seed(seed_of(plan.seed, "noise", level))
     pure = t >= 1 and train.cells.context.shape[1] == 0  # no signal: the mean is all there is to know
     if plan.growth.rounds and not pure and len(train):
-        noised = noised_copies(train, plan.copies, t, own, generator)
+        rows, copies = _rows_to_noise(train, plan.copies, generator)
+        noised = noised_copies(rows, copies, t, own, generator)
         base = _choose_base(noised, t, own)
         parts["base"] = array_bytes(base)
         noised = _rebased(noised, base, t, own)
@@ -137,7 +140,7 @@ def train_level(
         target = noised.x
         holes = bool(noised.x.isnan().any())
         if plan.posterior_mean and not holes and noised.rows.cells.context.shape[1] == 0:
-            target = posterior_means(noised, _references(noised.x, len(train), plan.seed, level), t, len(train))
+            target = posterior_means(noised, _references(noised.x, len(rows), plan.seed, level), t, len(rows))
         checks = None if checks is None else _rebased(checks, base, t, own)
         matrix = quantised(noised.features, plan.growth.bins)
         check_matrix = None if checks is None else quantised(checks.features, plan.growth.bins, like=matrix)
@@ -161,7 +164,8 @@ def train_level(
         tau = (((residual_of @ complete.vector.T) @ own.axes) * own.axes).sum(0)
         return parts | {"tau": array_bytes(tau), "weight": array_bytes(np.full(width, 0.5))}
     store.put(job, parts)
-    fresh = noised_copies(train, max(1, -(-LEAST_CALIBRATION // max(len(train), 1))), t, own, generator)
+    rows, _ = _rows_to_noise(train, 0, generator)
+    fresh = noised_copies(rows, max(1, -(-LEAST_CALIBRATION // max(len(rows), 1))), t, own, generator)
     checks = _held_out_copies(held_out, t, own, generator)
     residual = fresh.x - _estimates(fresh, level, own)
     tau = axis_variances(residual, complete.axes)
@@ -223,9 +227,19 @@ def axis_variances(residual: Tensor, axes: Tensor) -> Tensor:
     return ((moments @ axes) * axes).sum(0).clamp_min(LEAST_TAU)
 
 
+def _rows_to_noise(train: Rows, copies: int, generator: torch.Generator) -> tuple[Rows, int]:
+    """Rows and copies of a level: all rows, or where ``copies`` is 0 a random part of a long table."""
+    if copies:
+        return train, copies
+    if len(train) > AUTO_ROWS:
+        return train.select(torch.randperm(len(train), generator=generator)[:AUTO_ROWS].sort().values), 1
+    return train, max(1, min(MOST_COPIES, AUTO_ROWS // max(len(train), 1)))
+
+
 def _held_out_copies(rows: Rows, t: float, denoiser: Denoiser, generator: torch.Generator) -> Noised | None:
     if not len(rows):
         return None
+    rows = rows.select(slice(0, AUTO_ROWS))
     return noised_copies(rows, max(1, min(20, -(-LEAST_CALIBRATION // len(rows)))), t, denoiser, generator)
 
 
