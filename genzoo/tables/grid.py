@@ -55,9 +55,10 @@ def find_grid(values: np.ndarray, single: bool = False) -> Grid:
         ):
             printed = None
     else:
-        printed = _decimal_grid(values, False)
-        if printed is not None and printed.step >= finest:
-            return printed
+        for roundings in (0, 4):  # as printed; then printed and brought to another unit, which rounds once or twice more
+            printed = _decimal_grid(values, False, roundings)
+            if printed is not None and printed.step >= finest:
+                return printed
         printed = None
     # Digits of single precision are noisy: 10.24 k may look like a multiple of 0.01. The coarser step counts.
     fitted = _any_grid(values, _SINGLE)
@@ -89,14 +90,14 @@ def is_single(values: np.ndarray) -> bool:
         return bool(np.all(values == values.astype(np.float32)))
 
 
-def printed_decimals(values: np.ndarray, single: bool = False) -> int | None:
+def printed_decimals(values: np.ndarray, single: bool = False, roundings: int = 0) -> int | None:
     """Digits after the point of the numbers as printed; ``None`` where they need more than storage can hold."""
     largest = float(np.abs(values).max()) if len(values) else 0.0
     if largest == 0.0:
         return 0
     exponent = int(np.floor(np.log10(largest)))
     for decimals in range(min(0, 14 - exponent), min(15 - exponent, 23)):  # 10^22 is the last exact power of ten
-        if _fits(values, decimals, single):
+        if _fits(values, decimals, single, roundings):
             return max(decimals, 0) if decimals >= 0 else decimals
     return None
 
@@ -109,15 +110,15 @@ def _unscaled(counts: np.ndarray, decimals: int) -> np.ndarray:
     return counts / 10.0**decimals if decimals >= 0 else counts * 10.0**-decimals
 
 
-def _fits(values: np.ndarray, decimals: int, single: bool) -> bool:
+def _fits(values: np.ndarray, decimals: int, single: bool, roundings: int) -> bool:
     rounded = _unscaled(_scaled(values, decimals), decimals)
     if single:
         return bool(np.all(rounded.astype(np.float32) == values.astype(np.float32)))
-    return bool(np.all(rounded == values))
+    return bool(np.all(np.abs(rounded - values) <= roundings * _DOUBLE * np.abs(values)))
 
 
-def _decimal_grid(values: np.ndarray, single: bool) -> Grid | None:
-    decimals = printed_decimals(values, single)
+def _decimal_grid(values: np.ndarray, single: bool, roundings: int = 0) -> Grid | None:
+    decimals = printed_decimals(values, single, roundings)
     if decimals is None:
         return None
     counts = _scaled(values, decimals).astype(np.int64)
