@@ -15,7 +15,9 @@ import torch
 import genzoo
 from contract import discrete_table, mixed_table
 from genzoo.datamodules.table import Table
+from genzoo.errors import CapabilityError
 from genzoo.likelihood.noise import RowNoise
+from genzoo.models.catalogue import model_class
 from genzoo.models.discrete.radd import RADD
 from genzoo.models.scoring import ModelLogProb
 
@@ -207,3 +209,13 @@ def test_options_are_checked_by_name() -> None:
         RADD(schema=module.schema_dict, width=10, num_heads=4)
     with pytest.raises(ValueError, match="num_bins must be at least 8"):
         RADD(schema=module.schema_dict, num_bins=3)
+
+
+def test_an_exact_likelihood_that_cannot_be_listed_is_refused_in_words() -> None:
+    frame = pd.DataFrame({f"c{i}": np.arange(60) % (2 + i % 3) for i in range(17)}).astype(str)
+    module = Table(frame=frame, seed=0)
+    module.setup("fit")
+    for key in ("radd", "gidd", "multinomial_diffusion"):
+        model = model_class(key)(schema=module.schema_dict, likelihood="exact")
+        with pytest.raises(CapabilityError, match="use 'bound'"):
+            _ = model.likelihood_kind

@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from genzoo.codecs.tokens import TokenCodec, TokenRows
 from genzoo.diffusion.absorbing import spread_levels
 from genzoo.diffusion.categorical import draw, in_pieces, masked_log_softmax
-from genzoo.diffusion.chain import MAX_STATES, run_chain
+from genzoo.diffusion.chain import run_chain
 from genzoo.diffusion.process import UniformCosine, marginal, marginalised, plug_in, prior_term, step_terms
 from genzoo.likelihood.estimators import monte_carlo_mean
 from genzoo.likelihood.noise import RowNoise
 from genzoo.models.base import DensityModel
 from genzoo.models.capabilities import Capabilities
-from genzoo.models.discrete.noisy import ReverseChain, hide_cells, num_states, seen
+from genzoo.models.discrete.noisy import ReverseChain, hide_cells, lists_states, seen
 from genzoo.models.discrete.token_rows import filled, log_marginals, table_transformer
 from genzoo.models.flows.sizes import default_dropout
 from genzoo.models.scoring import ModelLogProb
@@ -131,9 +131,7 @@ class MultinomialDiffusion(DensityModel):
     @property
     def likelihood_kind(self) -> str:
         """Exact where the states of the chain are listed, else a lower bound."""
-        small = num_states(self.codec, False) <= MAX_STATES and self.codec.num_context == 0
-        exact = small if self.likelihood == "auto" else self.likelihood == "exact"
-        return "exact" if exact else "lower_bound"
+        return "exact" if lists_states(self.codec, False, self.likelihood) else "lower_bound"
 
     @property
     def likelihood_method(self) -> str:

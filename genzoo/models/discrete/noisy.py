@@ -9,7 +9,8 @@ from torch import Tensor
 
 from genzoo.codecs.tokens import TokenCodec
 from genzoo.diffusion.categorical import in_pieces
-from genzoo.diffusion.chain import all_states, chain_law, run_chain
+from genzoo.diffusion.chain import MAX_STATES, all_states, chain_law, run_chain
+from genzoo.errors import CapabilityError
 
 PINNED = -2
 """A hole as the network sees it: a symbol of its own that is neither noised nor scored."""
@@ -142,3 +143,20 @@ def num_states(codec: TokenCodec, masked: bool) -> int:
     for slot in codec.slots:
         total *= slot.num_symbols + masked
     return total
+
+
+def lists_states(codec: TokenCodec, masked: bool, likelihood: str) -> bool:
+    """Whether the likelihood is found by listing all states of a row.
+
+    Raises:
+        CapabilityError: it was asked for (``exact``) and the table does not allow it.
+    """
+    count = num_states(codec, masked)
+    possible = count <= MAX_STATES and codec.num_context == 0
+    if likelihood == "exact" and not possible:
+        reason = "context columns" if codec.num_context else f"up to {count:,} states"
+        raise CapabilityError(
+            f"likelihood 'exact' lists the states of a row: at most {MAX_STATES} and no context columns, "
+            f"the table has {reason}; use 'bound'"
+        )
+    return possible and likelihood != "bound"

@@ -24,6 +24,7 @@ from genzoo.diffusion.absorbing import (
 )
 from genzoo.diffusion.categorical import Conditional, masked_log_softmax
 from genzoo.diffusion.reveal import Drawn, Sampler, reveal
+from genzoo.errors import CapabilityError
 from genzoo.likelihood.estimators import importance_weighted, monte_carlo_mean
 from genzoo.likelihood.noise import RowNoise
 from genzoo.models.base import DensityModel
@@ -142,6 +143,11 @@ class RADD(DensityModel):
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
     def _choice(self) -> str:
+        if self.likelihood in ("exact", "subset") and self.codec.num_slots > any_order.MAX_EXACT:
+            raise CapabilityError(
+                f"likelihood '{self.likelihood}' lists all subsets of the cells of a row: at most "
+                f"{any_order.MAX_EXACT} cells, the table has {self.codec.num_slots}; use 'bound' or 'importance'"
+            )
         if self.likelihood != "auto":
             return self.likelihood
         return "exact" if self.codec.num_slots <= EXACT_UP_TO else "bound"
