@@ -22,7 +22,7 @@ from genzoo.models.baselines.mixture_em import Prior, concatenate, raise_to_floo
 from genzoo.models.baselines.mixture_fit import fit_gaussian, held_out_score, layout_of, mixture_prior
 from genzoo.models.baselines.mixture_refine import refine
 from genzoo.models.baselines.multinomials import CategoryLayout
-from genzoo.models.baselines.normal_cells import log_mass, truncated_normal
+from genzoo.likelihood.normal_cells import log_normal_cell, truncated_normal
 from genzoo.tables.schema import Column
 
 F64 = torch.float64
@@ -83,10 +83,10 @@ def test_log_mass_is_accurate_from_the_middle_to_fifty_deviations_and_for_narrow
         upper = lower + width
         a, b = (mpf(lower), mpf(upper)) if lower > 0 else (-mpf(upper), -mpf(lower))
         exact = float(mp.log((erfc(a / sqrt(2)) - erfc(b / sqrt(2))) / 2))
-        got = float(log_mass(torch.tensor(lower, dtype=F64), torch.tensor(upper, dtype=F64)))
+        got = float(log_normal_cell(torch.tensor(lower, dtype=F64), torch.tensor(upper, dtype=F64)))
         # The edge itself is rounded: a width of 1e-9 at 50 is known to 7e-6 only in relative terms.
         assert got == pytest.approx(exact, abs=1e-10, rel=1e-11), (lower, width)
-    assert float(log_mass(torch.tensor(-math.inf), torch.tensor(math.inf))) == 0.0
+    assert float(log_normal_cell(torch.tensor(-math.inf), torch.tensor(math.inf))) == 0.0
 
 
 def test_truncated_normal_stays_within_its_edges_and_has_the_right_quantiles() -> None:
@@ -95,7 +95,7 @@ def test_truncated_normal_stays_within_its_edges_and_has_the_right_quantiles() -
         a, b = torch.tensor(lower, dtype=F64), torch.tensor(upper, dtype=F64)
         x = truncated_normal(a, b, u)
         assert ((x >= a) & (x <= b)).all()
-        share = (log_mass(a.expand(3), x) - log_mass(a, b)).exp()
+        share = (log_normal_cell(a.expand(3), x) - log_normal_cell(a, b)).exp()
         # Beyond 30 deviations the tail is taken as exponential: 1e-3 is its error.
         torch.testing.assert_close(share, u, atol=2e-3 if max(abs(lower), 0) >= 30 else 1e-9, rtol=0)
 

@@ -29,7 +29,7 @@ from genzoo.codecs.base import CategorySlot, NumberSlot
 from genzoo.models.flows.ancestral import draw, empty_cells
 from genzoo.models.flows.autoregressive import AutoregressiveDensity
 from genzoo.models.flows.completion import complete
-from genzoo.models.flows.normal_cells import log_normal_cell
+from genzoo.likelihood.normal_cells import log_normal_cell
 from genzoo.models.flows.slots import number_features
 
 

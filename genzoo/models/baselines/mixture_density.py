@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from genzoo.codecs.base import Cells
+from genzoo.likelihood.normal_cells import LOG_2PI, log_normal_cell, truncated_normal
 from genzoo.models.baselines.multinomials import CategoryLayout
-from genzoo.models.baselines.normal_cells import LOG_SQRT_TWO_PI, log_mass, truncated_normal
 
 MAX_ELEMENTS = 2_000_000
 """Most numbers in one intermediate tensor of the simulator; more rows are done in parts."""
@@ -128,7 +128,7 @@ def _simulate(
     residual = cells.number[rows][:, densities].T - mean[:, :c, None]  # (K, c, b)
     z = torch.linalg.solve_triangular(root[:, :c, :c], residual, upper=False)
     scale = root.diagonal(dim1=1, dim2=2)
-    out = -0.5 * z.square().sum(1) - scale[:, :c].log().sum(1, keepdim=True) - c * LOG_SQRT_TWO_PI
+    out = -0.5 * z.square().sum(1) - scale[:, :c].log().sum(1, keepdim=True) - 0.5 * c * LOG_2PI
     out = out[:, :, None].expand(-1, -1, draws)
     if not inside:
         return out.transpose(0, 1), out.new_zeros(num, len(rows), draws, 0)
@@ -142,7 +142,7 @@ def _simulate(
         deviation = scale[:, c + t, None, None]
         lower = (cells.lower[rows, j][:, None] - shift) / deviation
         upper = (cells.upper[rows, j][:, None] - shift) / deviation
-        out = out + log_mass(lower, upper)
+        out = out + log_normal_cell(lower, upper)
         e = truncated_normal(lower, upper, uniform[rows, :, j])
         steps.append(e)
         places.append(shift + deviation * e)

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from genzoo.codecs.base import Cells
+from genzoo.likelihood.normal_cells import LOG_2PI
 from genzoo.models.baselines.mixture_density import MAX_ELEMENTS, Layout, Mixture, conditional, patterns
 from genzoo.models.baselines.multinomials import laplace_log_probs
-from genzoo.models.baselines.normal_cells import LOG_SQRT_TWO_PI
 
 Groups = list[tuple[list[bool], Tensor]]
 """Rows by their pattern of holes, see :func:`~genzoo.models.baselines.mixture_density.patterns`."""
@@ -75,7 +75,7 @@ def responsibilities(
         z = torch.linalg.solve_triangular(root, residual, upper=False).square().sum(1)  # (K, b)
         inverse = torch.cholesky_inverse(root).diagonal(dim1=1, dim2=2)
         spread = (inverse * prior.cell_variance[dims]).sum(1)
-        constant = root.diagonal(dim1=1, dim2=2).log().sum(1) + len(dims) * LOG_SQRT_TWO_PI + 0.5 * spread
+        constant = root.diagonal(dim1=1, dim2=2).log().sum(1) + 0.5 * len(dims) * LOG_2PI + 0.5 * spread
         joint[rows] += (-0.5 * z - constant[:, None]).T
     total = torch.logsumexp(joint, dim=1)
     return joint - total[:, None], total

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from genzoo.codecs.base import Cells
+from genzoo.likelihood.normal_cells import log_normal_cell, log_normal_density
 from genzoo.models.flows.autoregressive import AutoregressiveDensity
-from genzoo.models.flows.normal_cells import log_normal_cell, log_normal_density
 from genzoo.models.flows.slots import number_features
 
 Snap = Callable[[Tensor, Tensor], Tensor]

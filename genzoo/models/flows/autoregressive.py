@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from genzoo.bijections.elementwise import Elementwise
 from genzoo.codecs.base import CategorySlot, Cells, NumberSlot
-from genzoo.models.flows.normal_cells import log_normal_cell, log_normal_density
+from genzoo.likelihood.normal_cells import log_normal_cell, log_normal_density
 from genzoo.models.flows.slots import NUMBER_FEATURES, CellFeatures, SlotLayout, number_features
 from genzoo.networks.made import MADE
 

@@ -10,7 +10,7 @@ from genzoo.bijections.base import Bijection, Composition
 from genzoo.bijections.coupling import Coupling
 from genzoo.bijections.elementwise import Elementwise
 from genzoo.bijections.permutation import Permutation
-from genzoo.models.flows.normal_cells import log_normal_density
+from genzoo.likelihood.normal_cells import log_normal_density
 
 
 class CouplingFlow(nn.Module):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from genzoo.codecs.matrix import Block, MatrixCodec, Rows
-from genzoo.models.flows.normal_cells import log_normal_cell
+from genzoo.likelihood.normal_cells import log_normal_cell
 from genzoo.models.trees.denoiser import View
 
 
