@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from dataclasses import fields
 from typing import Any, ClassVar
 
 import torch
@@ -135,9 +136,8 @@ class TreeModel(DensityModel):
 
     def _inside(self, batch: TableBatch) -> Encoded:
         """Encoded rows without those beyond declared bounds, on the CPU."""
-        self.codec.cpu()
-        encoded: Any = self.codec.encode(split_unseen(batch, self.schema).batch)
-        kept: Encoded = encoded.select((~encoded.outside).nonzero().flatten())
+        encoded: Any = self.codec.encode(split_unseen(batch.to(self.device), self.schema).batch)
+        kept: Encoded = on_cpu(encoded.select((~encoded.outside).nonzero().flatten()))
         return kept
 
     # ---- complete or silent ---------------------------------------------------------------------------------------
@@ -159,6 +159,8 @@ class TreeModel(DensityModel):
         return self.store.num_bytes // 4
 
 
-def on_cpu(tensor: Tensor) -> Tensor:
-    """Trees read rows in main memory."""
-    return tensor.detach().cpu()
+def on_cpu(rows: Any) -> Any:
+    """Encoded rows (a dataclass of tensors, or of such dataclasses) in main memory, where trees read them."""
+    if isinstance(rows, Tensor):
+        return rows.detach().cpu()
+    return type(rows)(**{field.name: on_cpu(getattr(rows, field.name)) for field in fields(rows)})

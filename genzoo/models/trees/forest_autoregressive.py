@@ -135,6 +135,7 @@ class ForestAutoregressive(TreeModel):
         atoms = self.codec.atom_cells()
         self.marginals.atom_lower.copy_(atoms.lower)
         self.marginals.atom_upper.copy_(atoms.upper)
+        self.marginals.to(self.category_log_prob.device)
         self.refresh_derived()
 
     def refresh_derived(self) -> None:
