@@ -14,6 +14,7 @@ from sklearn.mixture import GaussianMixture as SklearnMixture
 from torch import Tensor
 
 from genzoo.codecs.base import Cells
+from genzoo.likelihood.normal_cells import log_normal_cell, truncated_normal
 from genzoo.models.baselines.gaussian import Gaussian
 from genzoo.models.baselines.independent import Independent
 from genzoo.models.baselines.mixture import GaussianMixture
@@ -22,7 +23,6 @@ from genzoo.models.baselines.mixture_em import Prior, concatenate, raise_to_floo
 from genzoo.models.baselines.mixture_fit import fit_gaussian, held_out_score, layout_of, mixture_prior
 from genzoo.models.baselines.mixture_refine import refine
 from genzoo.models.baselines.multinomials import CategoryLayout
-from genzoo.likelihood.normal_cells import log_normal_cell, truncated_normal
 from genzoo.tables.schema import Column
 
 F64 = torch.float64

@@ -221,7 +221,7 @@ def test_new_categories_off_grid_and_far_values_are_scored(key: str) -> None:
     rows = frame.dropna().head(4).copy()
     rows["group"] = ["a", "never seen", "a", "b"]
     rows["x"] = [0.0, 0.0, 1e4, -1e4]
-    rows["count"] = rows["count"].astype(float) + [0.0, 0.0, 0.3, 1000]
+    rows["count"] = rows["count"].astype(float) + np.array([0.0, 0.0, 0.3, 1000.0])
     likelihood = model.log_prob(rows)
     assert np.isfinite(likelihood.values).all()
     assert likelihood.counts["unseen"] == 1

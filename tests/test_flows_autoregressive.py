@@ -26,10 +26,10 @@ from flow_tables import (
 
 from genzoo.bijections.elementwise import Elementwise
 from genzoo.codecs.base import CategorySlot, NumberSlot
+from genzoo.likelihood.normal_cells import log_normal_cell
 from genzoo.models.flows.ancestral import draw, empty_cells
 from genzoo.models.flows.autoregressive import AutoregressiveDensity
 from genzoo.models.flows.completion import complete
-from genzoo.likelihood.normal_cells import log_normal_cell
 from genzoo.models.flows.slots import number_features
 
 

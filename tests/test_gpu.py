@@ -1,13 +1,13 @@
-"""What only a GPU shows: training, scoring and drawing on it give the numbers of the CPU. Run with ``pytest -m gpu``."""
+"""What only a GPU shows: training, scoring and drawing there give the numbers of the CPU. Run: ``pytest -m gpu``."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from contract import SMALL, TRAINER, mixed_table
 
 import genzoo
+from contract import SMALL, TRAINER, mixed_table
 from genzoo.models.catalogue import CATALOGUE
 
 pytestmark = [

@@ -98,7 +98,7 @@ _ENTRIES = (
     Entry(
         key="forest_flow",
         class_path="genzoo.models.trees.forest_flow.ForestFlow",
-        summary="Tree-based flow matching read as a latent-variable model: samples, imputations and a likelihood bound.",
+        summary="Tree-based flow matching as a latent-variable model: samples, imputations and a likelihood bound.",
         paper="Jolicoeur-Martineau, Fatras and Kachman (2024), arXiv:2309.09968",
         capabilities=Capabilities(
             missing="lower_bound",

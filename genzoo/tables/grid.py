@@ -55,7 +55,7 @@ def find_grid(values: np.ndarray, single: bool = False) -> Grid:
         ):
             printed = None
     else:
-        for roundings in (0, 4):  # as printed; then printed and brought to another unit, which rounds once or twice more
+        for roundings in (0, 4):  # as printed; then brought to another unit, which rounds once or twice more
             printed = _decimal_grid(values, False, roundings)
             if printed is not None and printed.step >= finest:
                 return printed
