@@ -137,6 +137,5 @@ def adapt_rows(datamodule: Any, schema: Schema, config: Any) -> Any:
                 "the table cannot be read with the columns the model was trained on; genzoo schema FILE shows them"
             )
     if datamodule.schema != schema:
-        datamodule.setup()
-        datamodule._splits = {split: data.with_schema(schema) for split, data in datamodule._splits.items()}
+        datamodule.adopt_schema(schema)
     return datamodule

@@ -101,6 +101,16 @@ class TableDataModule(LightningDataModule, ABC):
         """The schema with what training rows add: vocabularies and their number."""
         return self.data("train").schema
 
+    def adopt_schema(self, schema: Schema) -> None:
+        """Takes the vocabularies of a trained model's schema: categories it lacks become unseen.
+
+        Raises:
+            SchemaError: the columns differ.
+        """
+        self.setup()
+        assert self._splits is not None
+        self._splits = {split: data.with_schema(schema) for split, data in self._splits.items()}
+
     @property
     def schema_dict(self) -> dict[str, Any]:
         """The schema as plain values, which is what a model takes."""
