@@ -22,7 +22,7 @@ from genzoo.models.averaging import WeightAverage
 from genzoo.models.base import DensityModel
 from genzoo.models.capabilities import Capabilities
 from genzoo.models.scoring import ModelLogProb
-from genzoo.models.training import BestCheckpoint, make_trainer, train
+from genzoo.models.training import make_trainer, train
 from genzoo.tables.batch import TableBatch
 
 
@@ -254,5 +254,23 @@ def test_outside_models_join_by_class_path(monkeypatch: pytest.MonkeyPatch) -> N
         catalogue.find("shiftd")
 
 
-def test_closed_form_and_step_counting_give_a_checkpoint(tmp_path: Path) -> None:
-    assert BestCheckpoint(tmp_path)._last_global_step_saved == -1
+def test_last_checkpoint_is_the_newest_epoch_even_when_the_best_is_older(tmp_path: Path) -> None:
+    model = make(lr=0.5, ema=0.0, optimizer={"class_path": "SGD", "init_args": {"lr": 3.0}})  # too large: gets worse
+    run = trainer(tmp_path, max_epochs=6)
+    run.fit(model, datamodule=datamodule())
+    best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["epoch"] == 5
+    assert best["epoch"] < 5
+
+
+def test_a_closed_form_model_is_saved_after_its_one_pass(tmp_path: Path) -> None:
+    from genzoo.models.baselines.gaussian import Gaussian
+
+    model = Gaussian(schema=datamodule().schema_dict)
+    run = trainer(tmp_path)
+    run.fit(model, datamodule=datamodule())
+    assert run.current_epoch == 1
+    assert run.global_step == 1
+    frame = continuous_table(20)
+    np.testing.assert_array_equal(genzoo.load(tmp_path).log_prob(frame).values, model.log_prob(frame).values)

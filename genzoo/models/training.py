@@ -43,11 +43,12 @@ class BestCheckpoint(ModelCheckpoint):
         self._last_global_step_saved = -1
 
     def _save_topk_checkpoint(self, trainer: pl.Trainer, monitor_candidates: dict[str, Any]) -> None:
-        """A model that cannot score yet (half an ensemble) logs no ``val/nll``: only ``last.ckpt`` is kept."""
+        """Best and last go their own ways: an epoch that is no better, or of a model that cannot score yet (half an
+        ensemble logs no ``val/nll``), is still the one to resume from. Lightning saves the last only beside a best.
+        """
         if self.monitor is None or self.monitor in monitor_candidates:
             super()._save_topk_checkpoint(trainer, monitor_candidates)
-        else:
-            self._save_last_checkpoint(trainer, monitor_candidates)
+        self._last_global_step_saved = trainer.global_step
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """A run resumed in a new folder brings its best checkpoint along, so that it ends as the uninterrupted one."""
