@@ -14,6 +14,7 @@ DATAMODULES = {
     "Table": "genzoo.datamodules.table.Table",
     "Toy": "genzoo.datamodules.toy.Toy",
     "UCIBenchmark": "genzoo.datamodules.uci.UCIBenchmark",
+    "StreamedTable": "genzoo.datamodules.streamed.StreamedTable",
 }
 
 PATH_ENDINGS = ("path", "folder", "dir", "root", "schema", "file")
