@@ -58,6 +58,7 @@ def fit(
 
     quiet()
     kind = model_class(model)
+    _require_known(kind, model_args)
     source: dict[str, Any] = {"path": str(table)} if isinstance(table, str | Path) else {"frame": table}
     module = Table(**source, schema=schema, context=list(context), **({"seed": seed} | dict(data or {})))
     module.setup("fit")
@@ -66,6 +67,18 @@ def fit(
     if max_epochs is not None:
         options["max_epochs"] = max_epochs
     return train(made, module, run_dir, progress=progress, **options)
+
+
+def _require_known(kind: type, given: Mapping[str, Any]) -> None:
+    from genzoo.commands.parsed import option_names
+    from genzoo.commands.parsing import near
+    from genzoo.errors import GenZooError
+
+    names = option_names("model", f"{kind.__module__}.{kind.__qualname__}") if given else []
+    for name in given:
+        if names and name not in names:
+            hint = near(name, names) or f"it has {', '.join(names)}; roles and splits go into data={{...}}"
+            raise GenZooError(f"{kind.__name__} has no argument '{name}'; {hint}")
 
 
 def compare(models: Mapping[str, DensityModel], table: Any, *, seed: int = 0, samples: int = 1000) -> Comparison:

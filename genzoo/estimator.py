@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
 
 
-class DensityEstimator:
+class DensityEstimator(BaseEstimator):
     """Any model of the zoo with the interface of ``sklearn.mixture.GaussianMixture``.
+
+    It is cloned, cross-validated and searched over as any estimator of scikit-learn. Each fit reads a schema from the
+    rows it is given; to hold one measure over folds, pass one: ``fit_args={"schema": genzoo.infer_schema(frame)}``.
 
     Args:
         model: Catalogue key.
@@ -28,22 +33,6 @@ class DensityEstimator:
         self.seed = seed
         self.fit_args = fit_args
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Arguments of the constructor (for cloning)."""
-        return {"model": self.model, "seed": self.seed, "fit_args": self.fit_args}
-
-    def set_params(self, **params: Any) -> DensityEstimator:
-        """Sets arguments of the constructor.
-
-        Raises:
-            ValueError: an argument is unknown.
-        """
-        for key, value in params.items():
-            if key not in self.get_params():
-                raise ValueError(f"unknown parameter '{key}'; known: {', '.join(self.get_params())}")
-            setattr(self, key, value)
-        return self
-
     def fit(self, X: Any, y: Any = None) -> DensityEstimator:
         """Trains on a frame or an array ``(rows, columns)``; ``y`` is ignored."""
         from genzoo.api import fit
@@ -53,6 +42,7 @@ class DensityEstimator:
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Log-likelihood of each row, nats, shape ``(rows,)``."""
+        check_is_fitted(self, "model_")
         return self.model_.log_prob(_frame(X)).values
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -61,6 +51,7 @@ class DensityEstimator:
 
     def sample(self, n_samples: int = 1, seed: int | None = None) -> Any:
         """Draws rows as a frame."""
+        check_is_fitted(self, "model_")
         return self.model_.sample(n_samples, seed=self.seed if seed is None else seed)
 
 

@@ -207,11 +207,15 @@ def _require_known(command: str, key: str) -> None:
     places = {
         "max_epochs": "trainer", "max_time": "trainer", "devices": "trainer", "accelerator": "trainer",
         "precision": "trainer", "logger": "trainer", "lr": "model", "draws": "model", "patience": "model",
-        "path": "data", "schema": "data", "batch_size": "data", "context": "data",
+        "path": "data", "schema": "data", "batch_size": "data", "context": "data", "ignore": "data", "group": "data",
+        "treatment": "data", "outcome": "data", "sensitive": "data", "time": "data", "val": "data", "test": "data",
+        "split_column": "data", "test_path": "data", "val_path": "data",
     }  # fmt: skip
     place = places.get(dashed) or places.get(rest)
     if dashed in OPTIONS:
         hint = f"did you mean '--{dashed}'?"
+    elif dashed in ("epochs", "minutes"):  # as in genzoo compare
+        hint = f"did you mean '--trainer.max_{'epochs' if dashed == 'epochs' else 'time'}'?"
     elif place:
         hint = f"did you mean '--{place}.{rest if dot else dashed}'?"
     elif dot:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from genzoo.commands.output import require_writable
 from genzoo.commands.parsing import Parser, add_output, add_seed, whole_number
+
+if TYPE_CHECKING:
+    from genzoo.tables.schema import Schema
 
 
 def run(arguments: list[str]) -> int:
@@ -33,7 +37,27 @@ def run(arguments: list[str]) -> int:
     for frame, target in zip(frames, targets):
         write_frame(frame, target, overwrite=given.overwrite)
     print(f"wrote {len(frames[0])} completed rows to {', '.join(map(str, targets))}")
+    for line in left_open(read_frame(frames[0]), model.schema):
+        print(line)
     return 0
+
+
+def left_open(frame: Any, schema: Schema) -> list[str]:
+    """Says which columns still have missing cells, and why."""
+    lines = []
+    for name in frame.columns:
+        empty = int(frame[name].null_count())
+        column = next((c for c in schema.columns if c.name == name), None)
+        if not empty:
+            continue
+        if column is None or not column.is_scored:
+            reason = "the model does not model the column"
+        elif column.missing == "value":
+            reason = "the schema takes a missing cell for a value (missing: value)"
+        else:
+            continue
+        lines.append(f"left as they were: {empty} missing cells of '{name}', because {reason}")
+    return lines
 
 
 def outputs(path: str | Path, draws: int) -> list[Path]:

@@ -43,7 +43,12 @@ def run(arguments: list[str]) -> int:
     print(f"{scored.label()} nats per row, mean of {len(scored.values)} rows; {scored.method}")
     for line in remarks(scored):
         print(line)
-    if target is not None:
+    if given.by:
+        for line in unusual(scored):
+            print(line)
+    if target is None:
+        print("each row's number: -o FILE")
+    else:
         write_frame(as_table(scored, by_column=bool(given.by)), target, overwrite=given.overwrite)
         print(f"wrote {target}")
     return 0
@@ -66,6 +71,25 @@ def as_table(scored: LogLikelihood, by_column: bool = False) -> Any:
     return pa.table(table)
 
 
+def unusual(scored: LogLikelihood, most: int = 3) -> list[str]:
+    """The least likely rows, and in each the cell that is furthest below its column's median."""
+    import numpy as np
+
+    cells = scored.by_column
+    if cells is None or len(cells) < 2:
+        return []
+    lines = []
+    middle = np.median(cells, axis=0)
+    below = cells - np.where(np.isfinite(middle), middle, 0.0)
+    for row in np.argsort(scored.values, kind="stable")[:most]:
+        column = int(np.argmin(below[row]))
+        lines.append(
+            f"row {scored.rows[row]}: {scored.values[row]:.2f}; its most unusual cell is '{scored.columns[column]}' "
+            f"({cells[row, column]:.2f}, median of the rows {middle[column]:.2f})"
+        )
+    return ["least likely rows:", *(f"  {line}" for line in lines)]
+
+
 def remarks(scored: LogLikelihood) -> list[str]:
     """What a reader of the mean should know: impossible rows, unseen categories, values off their grid."""
     import numpy as np
@@ -73,7 +97,8 @@ def remarks(scored: LogLikelihood) -> list[str]:
     lines = []
     impossible = int(np.isneginf(scored.values).sum())
     if impossible:
-        lines.append(f"{impossible} rows have log-likelihood -inf (outside declared bounds or a closed vocabulary)")
+        have = "row has" if impossible == 1 else "rows have"
+        lines.append(f"{impossible} {have} log-likelihood -inf (outside declared bounds or a closed vocabulary)")
     names = {
         "unseen": "cells hold a category not seen in training",
         "off_grid": "values are off their column's grid and were taken as the nearest point",

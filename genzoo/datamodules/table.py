@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -216,7 +217,9 @@ class Table(TableDataModule):
         for role, names in roles.items():
             absent = [name for name in names if name not in present]
             if absent:
-                raise SchemaError(f"'{role}' names column '{absent[0]}', and the table has {', '.join(present)}")
+                near = difflib.get_close_matches(absent[0], present, n=1)
+                hint = f"; did you mean '{near[0]}'?" if near else ""
+                raise SchemaError(f"'{role}' names column '{absent[0]}', and the table has {', '.join(present)}{hint}")
         source = self._source if len(frames) == 1 else _joined(list(frames.values()))
         if self.given_schema is not None:
             schema = self._load_schema()

@@ -27,6 +27,7 @@ from genzoo.models.scoring import (
     ModelLogProb,
     evaluation_precision,
     float64_difference,
+    impossible_cells,
     split_unseen,
     sum_over_known,
 )
@@ -350,7 +351,10 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
                 )
             values = torch.where(outside, torch.full_like(values, -torch.inf), values)
             discrete = self._discrete_part(part, values, unseen.terms.sum(1))
-            by_column = None if part.by_column is None else part.by_column.double() + volume + unseen.terms
+            by_column = None
+            if part.by_column is not None:
+                by_column = part.by_column.double() + volume + unseen.terms
+                by_column[impossible_cells(batch, self.schema) & outside[:, None]] = -torch.inf
             return ModelLogProb(values.detach(), part.se, discrete, by_column)
 
     def _discrete_part(self, part: ModelLogProb, values: Tensor, terms: Tensor) -> Tensor | None:

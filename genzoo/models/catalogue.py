@@ -54,7 +54,7 @@ _ENTRIES = (
         class_path="genzoo.models.baselines.independent.Independent",
         summary="Product of smooth marginals: the floor every other model should beat.",
         paper="standard; closed form",
-        capabilities=Capabilities(missing="exact", imputes=True, by_column=True),
+        capabilities=Capabilities(missing="exact", context=True, context_missing=True, imputes=True, by_column=True),
     ),
     Entry(
         key="gaussian",

@@ -11,7 +11,7 @@ import torch
 from genzoo.errors import CapabilityError, DataError
 from genzoo.models.fit_check import require_complete
 from genzoo.models.scoring import evaluation_precision, split_unseen
-from genzoo.tables.batch import TableBatch
+from genzoo.tables.batch import HOLE, TableBatch
 from genzoo.tables.schema import Schema
 
 if TYPE_CHECKING:
@@ -76,10 +76,29 @@ def _draw_given(model: DensityModel, num: int | None, given: Any, seed: int, bat
     num = len(data) if num is None else num
     batch = data.select(np.arange(num) % len(data)).batch()
     if present & {c.name for c in model.schema.scored}:
+        batch = _opened(batch, model.schema, present)
         if not model.capabilities.imputes:
             raise CapabilityError(f"{type(model).__name__} draws given context columns only, not given other columns")
         return [filled[0] for filled in _impute_batches(model, batch, 1, seed, batch_size)]
     return _draw(model, num, batch, seed, batch_size)
+
+
+def _opened(batch: TableBatch, schema: Schema, present: set[str]) -> TableBatch:
+    """Columns that the given rows lack as holes, also where a missing cell counts as a value (``missing: value``)."""
+    absent = [c for c in schema.scored if c.name not in present and c.missing == "value"]
+    numeric = next((c.name for c in absent if c.is_numeric), None)
+    if numeric is not None:
+        raise CapabilityError(
+            f"the given rows lack column '{numeric}', where a missing cell is a value (missing: value in the schema): "
+            "drawn like this, all of its cells would be missing; give that column too, or train with missing: hole"
+        )
+    codes = batch.codes.clone()
+    start = 0
+    for column in schema.categorical:
+        if column in absent:
+            codes[:, start : start + column.width] = HOLE
+        start += column.width
+    return batch.with_values(codes=codes)
 
 
 def impute_table(model: DensityModel, table: Any, draws: int, seed: int, batch_size: int) -> list[Any]:

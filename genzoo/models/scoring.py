@@ -75,6 +75,33 @@ def split_unseen(batch: TableBatch, schema: Schema) -> UnseenCells:
     return UnseenCells(terms, batch.with_values(codes=codes), impossible, rows)
 
 
+def impossible_cells(batch: TableBatch, schema: Schema) -> Tensor:
+    """``(batch, num_scored)``: which column holds a value beyond its bounds or outside its closed vocabulary."""
+    scored = {column.name: i for i, column in enumerate(schema.scored)}
+    found = torch.zeros(len(batch), len(scored), dtype=torch.bool, device=batch.codes.device)
+    start = 0
+    for column in schema.categorical:
+        cells = batch.codes[:, start : start + column.width]
+        start += column.width
+        if column.name in scored and column.closed:
+            found[:, scored[column.name]] = (cells == UNSEEN).any(1)
+    start = 0
+    for column in schema.numeric:
+        values = batch.numeric[:, start : start + column.width]
+        start += column.width
+        if column.name not in scored:
+            continue
+        beyond = torch.zeros_like(values, dtype=torch.bool)
+        if column.lower is not None:
+            beyond |= values < column.lower
+        if column.upper is not None:
+            beyond |= values > column.upper
+        for atom in column.atoms:
+            beyond &= values != atom
+        found[:, scored[column.name]] = beyond.any(1)
+    return found
+
+
 @contextmanager
 def evaluation_precision() -> Iterator[None]:
     """Autocast and TF32 off, and back to what they were."""

@@ -82,9 +82,10 @@ def save_schema(schema: Schema, path: str | os.PathLike[str], overwrite: bool = 
     from genzoo.tables.frames import atomic_path
 
     head = (
-        "# What each column is. Edit, then give this file as --data.schema.\n"
+        "# What each column is. Edit, then give this file: --data.schema (fit), --schema (compare).\n"
         "# kind: continuous, quantized (step, origin), mixed (atoms), categorical, binary, constant\n"
         "# role: value, context, treatment, outcome, sensitive, time, group, ignore\n"
+        "# also: lower, upper (bounds), closed: true (no other categories), missing: value (missing is a value)\n"
     )
     with atomic_path(path, overwrite) as temporary:
         temporary.write_text(

@@ -33,6 +33,8 @@ class Independent(DensityModel):
     grid points; the blend maximises the likelihood of held-out rows. Atoms are categories of an indicator; cells of
     atoms on a grid are taken out of the continuum, the rest renormalised.
 
+    Context columns are accepted and change nothing: the floor of a conditional model is one that does not look.
+
     Likelihood: exact, for every pattern of holes (a hole adds nothing). Cell probabilities are differences of the cdf.
 
     Args:
@@ -52,7 +54,9 @@ class Independent(DensityModel):
         >>> model.log_prob("sklearn:wine").mean()  # doctest: +SKIP
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(missing="exact", imputes=True, by_column=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        missing="exact", context=True, context_missing=True, imputes=True, by_column=True
+    )
     closed_form: ClassVar[bool] = True
     codec: VectorCodec
     category_log_prob: Tensor

@@ -1,0 +1,94 @@
+"""What a newcomer reads off single cells: impossible ones, unusual ones, those left open or drawn given others."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import genzoo
+from genzoo.commands.given import _require_known
+from genzoo.commands.impute import left_open
+from genzoo.commands.parsing import UsageError
+from genzoo.commands.score import unusual
+from genzoo.errors import CapabilityError, SchemaError
+from genzoo.tables.frames import read_frame
+
+
+def table(count: int = 200) -> pd.DataFrame:
+    r = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "x": r.normal(size=count),
+            "age": r.integers(18, 60, count).astype(float),
+            "city": r.choice(["a", "b", "c"], count),
+        }
+    )
+    frame.loc[r.random(count) < 0.2, "x"] = np.nan
+    frame.loc[r.random(count) < 0.2, "city"] = None
+    return frame
+
+
+def schema(frame: pd.DataFrame, **changes: dict) -> genzoo.Schema:
+    found = genzoo.infer_schema(frame)
+    columns = tuple(dataclasses.replace(c, **changes.get(c.name, {})) for c in found.columns)
+    return dataclasses.replace(found, columns=columns)
+
+
+@pytest.mark.parametrize("model", ["independent", "maf"])
+def test_an_impossible_cell_is_the_one_that_explains_its_row(model: str) -> None:
+    frame = table()
+    few = {} if model == "independent" else {"max_epochs": 1}
+    fitted = genzoo.fit(
+        frame, model=model, schema=schema(frame, age={"lower": 18, "upper": 60}, city={"closed": True}), **few
+    )
+    rows = pd.DataFrame({"x": [0.0, 0.0, 0.0], "age": [30.0, 200.0, 30.0], "city": ["a", "a", "elsewhere"]})
+    scored = fitted.log_prob(rows)
+    assert scored.by_column is not None
+    assert np.isneginf(scored.values).tolist() == [False, True, True]
+    names = list(scored.columns)
+    expected = np.zeros((3, 3), dtype=bool)
+    expected[1, names.index("age")] = expected[2, names.index("city")] = True
+    assert (np.isneginf(scored.by_column) == expected).all()
+    assert "'age'" in unusual(scored)[1]
+    assert "'city'" in unusual(scored)[2]
+
+
+def test_columns_that_the_given_rows_lack_are_drawn() -> None:
+    frame = table()
+    given = pd.DataFrame({"age": [30.0] * 200})
+    categories = genzoo.fit(frame, model="independent", schema=schema(frame, city={"missing": "value"}))
+    share = categories.sample(200, given=given)["city"].isna().mean()
+    assert 0.1 < share < 0.35
+    numbers = genzoo.fit(frame, model="independent", schema=schema(frame, x={"missing": "value"}))
+    with pytest.raises(CapabilityError, match="lack column 'x'"):
+        numbers.sample(5, given=given)
+
+
+def test_imputation_says_what_it_left_open() -> None:
+    frame = table().assign(note=None)
+    fitted = genzoo.fit(frame, model="independent", schema=schema(frame, x={"missing": "value"}))
+    lines = left_open(read_frame(fitted.impute(frame)[0]), fitted.schema)
+    assert [name for name in ("x", "city", "note") if any(f"'{name}'" in line for line in lines)] == ["x", "note"]
+
+
+def test_the_floor_stands_beside_conditional_models() -> None:
+    frame = table()
+    fitted = genzoo.fit(frame, model="independent", schema=schema(frame, city={"role": "context"}))
+    assert list(fitted.log_prob(frame).columns) == ["x", "age"]
+    drawn = fitted.sample(given=pd.DataFrame({"city": ["a", "b"]}))
+    assert drawn["city"].tolist() == ["a", "b"]
+    assert drawn["age"].notna().all()
+
+
+@pytest.mark.parametrize("typed, meant", [("ignore", "--data.ignore"), ("epochs", "--trainer.max_epochs")])
+def test_options_of_compare_point_to_those_of_fit(typed: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=meant):
+        _require_known("fit", typed)
+
+
+def test_a_role_with_a_typing_error_names_the_column_that_is_near() -> None:
+    with pytest.raises(SchemaError, match="did you mean 'city'"):
+        genzoo.fit(table(), model="independent", context=["cty"])
