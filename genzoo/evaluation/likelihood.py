@@ -123,7 +123,7 @@ def oracle_result(values: np.ndarray, like: LogLikelihood) -> ModelResult:
 
 
 def read_curves(folder: str | Path) -> dict[str, list[tuple[float, float]]]:
-    """Training curves of a run folder: name to (step, value)."""
+    """Training and validation curves of a run folder: name to (step, value in nats per row)."""
     path = Path(folder) / "metrics.csv"
     curves: dict[str, list[tuple[float, float]]] = {}
     if not path.is_file():
@@ -131,6 +131,6 @@ def read_curves(folder: str | Path) -> dict[str, list[tuple[float, float]]]:
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             for key, value in row.items():
-                if key not in ("step", "epoch") and value:
+                if key.startswith(("train/", "val/")) and value:
                     curves.setdefault(key, []).append((float(row["step"] or 0), float(value)))
     return curves
