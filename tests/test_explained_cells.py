@@ -13,7 +13,7 @@ from genzoo.commands.given import _require_known
 from genzoo.commands.impute import left_open
 from genzoo.commands.parsing import UsageError
 from genzoo.commands.score import unusual
-from genzoo.errors import CapabilityError, SchemaError
+from genzoo.errors import CapabilityError, DataError, SchemaError
 from genzoo.tables.frames import read_frame
 
 
@@ -92,3 +92,11 @@ def test_options_of_compare_point_to_those_of_fit(typed: str, meant: str) -> Non
 def test_a_role_with_a_typing_error_names_the_column_that_is_near() -> None:
     with pytest.raises(SchemaError, match="did you mean 'city'"):
         genzoo.fit(table(), model="independent", context=["cty"])
+
+
+@pytest.mark.parametrize("role", ["value", "context"])
+def test_a_given_category_never_seen_is_refused_not_replaced(role: str) -> None:
+    frame = table()
+    fitted = genzoo.fit(frame, model="independent", schema=schema(frame, city={"role": role}))
+    with pytest.raises(DataError, match=r"'city' of the given rows .*first in row 1"):
+        fitted.sample(given=pd.DataFrame({"city": ["a", "elsewhere"]}))

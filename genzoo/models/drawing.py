@@ -11,7 +11,7 @@ import torch
 from genzoo.errors import CapabilityError, DataError
 from genzoo.models.fit_check import require_complete
 from genzoo.models.scoring import evaluation_precision, split_unseen
-from genzoo.tables.batch import HOLE, TableBatch
+from genzoo.tables.batch import HOLE, UNSEEN, TableBatch
 from genzoo.tables.schema import Schema
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def _draw_given(model: DensityModel, num: int | None, given: Any, seed: int, bat
     if lacking:
         raise DataError(f"the given rows lack context column '{lacking[0]}', on which the model conditions")
     data = encode_frame(frame, model.schema, require=sorted(present & known))
+    _require_seen(data)
     num = len(data) if num is None else num
     batch = data.select(np.arange(num) % len(data)).batch()
     if present & {c.name for c in model.schema.scored}:
@@ -81,6 +82,20 @@ def _draw_given(model: DensityModel, num: int | None, given: Any, seed: int, bat
             raise CapabilityError(f"{type(model).__name__} draws given context columns only, not given other columns")
         return [filled[0] for filled in _impute_batches(model, batch, 1, seed, batch_size)]
     return _draw(model, num, batch, seed, batch_size)
+
+
+def _require_seen(data: TableData) -> None:
+    """Refuses given cells that could not come back as they were: a model has no place for a category it never saw."""
+    start = 0
+    for column in data.schema.categorical:
+        unseen = (data.codes[:, start : start + column.width] == UNSEEN).any(1)
+        start += column.width
+        if unseen.any():
+            raise DataError(
+                f"column '{column.name}' of the given rows holds a category that training rows did not "
+                f"(first in row {data.rows[unseen][0]}, {int(unseen.sum())} in all); leave such rows out, "
+                "or leave the cell empty"
+            )
 
 
 def _opened(batch: TableBatch, schema: Schema, present: set[str]) -> TableBatch:
