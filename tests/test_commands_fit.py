@@ -13,7 +13,7 @@ import yaml
 from commands_runs import QUIET, say, toy_table, write_toy
 
 import genzoo
-from genzoo.main import WRONG_INPUT
+from genzoo.main import WRONG_INPUT, main
 
 
 @pytest.fixture(scope="module")
@@ -278,3 +278,24 @@ def test_help_of_one_class_lists_its_arguments_without_the_schema() -> None:
     assert "--model.num_transforms" in said.out
     assert "--model.schema " not in said.out
     assert "--trainer.max_epochs" in say("fit", "--help_all").out
+
+
+def test_a_benchmark_is_reported_in_its_own_and_in_original_units(
+    tmp_path: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from genzoo.datamodules.uci import UCIBenchmark
+
+    data = [
+        "--data",
+        "UCIBenchmark",
+        "--data.name",
+        "miniboone_1523",
+        "--data.path",
+        str(shared_data / "miniboone_1523"),
+    ]
+    assert main(["fit", "--model", "gaussian", *data, "--run_dir", str(tmp_path / "run")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    benchmark = next(line for line in lines if line.startswith("test log-likelihood")).split()[2]
+    original = next(line for line in lines if "in original units" in line).split("units: ")[1].split()[0]
+    constant = UCIBenchmark("miniboone_1523", str(shared_data / "miniboone_1523")).log_scale
+    assert float(benchmark) - float(original) == pytest.approx(constant, abs=0.11)  # printed with one decimal

@@ -172,7 +172,7 @@ def fit(given: Given) -> int:
         tested = cli.make_trainer(folder, logger=False, enable_checkpointing=False, max_epochs=1, fast_dev_run=False)
         tested.test(model, datamodule=datamodule, verbose=False)
         if trainer.is_global_zero:
-            print(f"test log-likelihood: {likelihood_text(model.test_likelihood)}")
+            print_test(model, datamodule)
     elif trainer.is_global_zero:
         print("no test rows: nothing was tested; genzoo score RUN FILE scores a table")
     if trainer.is_global_zero:
@@ -205,9 +205,18 @@ def evaluate(given: Given) -> int:
         (folder / "config.yaml").write_text(cli.config_text(), encoding="utf-8")
     trainer.test(model, datamodule=datamodule, verbose=False)
     if trainer.is_global_zero:
-        print(f"test log-likelihood: {likelihood_text(model.test_likelihood)}")
+        print_test(model, datamodule)
         print(f"wrote {folder / 'test_log_likelihood.parquet'}")
     return 0
+
+
+def print_test(model: Any, datamodule: Any) -> None:
+    """The test log-likelihood, in both units where a benchmark has units of its own."""
+    likelihood = model.test_likelihood
+    print(f"test log-likelihood: {likelihood_text(likelihood)}")
+    if datamodule.log_scale:
+        original = likelihood.shifted(-datamodule.log_scale)
+        print(f"these are benchmark units; in original units: {original.label()} nats per row")
 
 
 def prepare(cli: GenZooCLI) -> tuple[Any, Any]:

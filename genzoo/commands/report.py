@@ -47,6 +47,12 @@ def run(arguments: list[str]) -> int:
         datamodule = sources.first
         schema, frame, ordered = datamodule.schema, datamodule.frame("test"), datamodule.ordered
         facts = facts_of(datamodule) | {"warnings": sources.warnings}
+        if datamodule.log_scale:
+            facts["original units"] = "; ".join(
+                f"{result.name} {result.likelihood.shifted(-datamodule.log_scale).label()}"
+                for result in results
+                if result.likelihood is not None
+            )
         oracle = datamodule.oracle_log_prob(datamodule.data("test"))
         scored = [result.likelihood for result in results if result.likelihood is not None]
         if oracle is not None and scored:

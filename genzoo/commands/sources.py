@@ -36,7 +36,10 @@ def facts_of(datamodule: Any) -> dict[str, Any]:
     from genzoo.models.checkpoint import versions
 
     test = datamodule.data("test")
-    return {
+    units = {}
+    if datamodule.log_scale:
+        units["units"] = f"benchmark; subtract {datamodule.log_scale:.6g} nats a row for the original units"
+    return units | {
         "table": datamodule.name,
         "splits": datamodule.split_counts,
         "split": "in time" if datamodule.ordered else "",

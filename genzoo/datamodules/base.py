@@ -112,6 +112,11 @@ class TableDataModule(LightningDataModule, ABC):
         self._splits = {split: data.with_schema(schema) for split, data in self._splits.items()}
 
     @property
+    def log_scale(self) -> float:
+        """Nats a row between the units of the rows and the source's own: 0, but for a benchmark with units of its own."""
+        return 0.0
+
+    @property
     def schema_dict(self) -> dict[str, Any]:
         """The schema as plain values, which is what a model takes."""
         return self.schema.to_dict()
