@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from genzoo.commands.impute import left_open
 from genzoo.commands.parsing import UsageError
 from genzoo.commands.score import unusual
 from genzoo.errors import CapabilityError, DataError, SchemaError
+from genzoo.main import main
 from genzoo.tables.frames import read_frame
 
 
@@ -100,3 +102,11 @@ def test_a_given_category_never_seen_is_refused_not_replaced(role: str) -> None:
     fitted = genzoo.fit(frame, model="independent", schema=schema(frame, city={"role": role}))
     with pytest.raises(DataError, match=r"'city' of the given rows .*first in row 1"):
         fitted.sample(given=pd.DataFrame({"city": ["a", "elsewhere"]}))
+
+
+def test_a_comparison_asks_about_identifiers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = table().assign(number=np.arange(1000, 1200))
+    frame.to_csv(tmp_path / "people.csv", index=False)
+    folder = ["--run_dir", str(tmp_path / "runs"), "-o", str(tmp_path / "report.md")]
+    assert main(["compare", str(tmp_path / "people.csv"), "--models", "independent", *folder]) == 0
+    assert "column 'number' holds integers that never repeat; an identifier?" in capsys.readouterr().out

@@ -39,6 +39,9 @@ def run(arguments: list[str]) -> int:
         raise GenZooError(f"'{datamodule.name}' has no test rows to compare on; give more rows")
     folder = run_folder("compare", datamodule.name) if given.run_dir is None else new_folder(given.run_dir)
     print(f"{datamodule.name}: {_counts(datamodule)}; work folder {folder}", flush=True)
+    for column in datamodule.schema.scored:
+        if "an identifier?" in column.note:
+            print(f"  column '{column.name}' holds {column.note.partition(':')[0]}; an identifier? then --ignore it")
     jobs = [Job(name, paths[name]) for name in names]
     prepare_jobs(jobs, folder, datamodule, source, given)
     results: list[Any] = run_jobs(jobs, given.jobs, debug=bool(os.environ.get("GENZOO_DEBUG")))
@@ -59,9 +62,9 @@ def run(arguments: list[str]) -> int:
     written = comparison.write(target or folder / "report.html", overwrite=given.overwrite)
     print()
     print(f"wrote {', '.join(map(str, written))}")
-    print(f"trained models: {folder}/MODEL, for genzoo sample, impute, score and report")
     if not scored:
         raise GenZooError("no model could be trained; the report names each reason")
+    print(f"trained models: {folder}/MODEL, for genzoo sample, impute, score and report")
     return 0
 
 
