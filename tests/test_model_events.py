@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -110,6 +111,13 @@ def test_codec_buffers_stay_float64_and_true_precisions_are_refused(tmp_path: Pa
     assert all(b.dtype == torch.float64 for b in model.codec.buffers() if b.is_floating_point())
     with pytest.raises(GenZooError, match="bf16-mixed"):
         trainer(tmp_path / "b", max_epochs=1, precision="bf16-true").fit(make(), datamodule=datamodule())
+
+
+def test_scaled_gradients_are_not_clipped_by_the_wrong_size() -> None:
+    model = make()
+    model._trainer = SimpleNamespace(precision="16-mixed")
+    with pytest.raises(GenZooError, match="bf16-mixed"):
+        model.setup("fit")
 
 
 def test_a_model_that_needs_gradients_to_evaluate_refuses_inference_mode() -> None:

@@ -202,6 +202,12 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
                 "use --trainer.precision bf16-mixed or 32-true"
             )
         if stage == "fit":
+            if precision == "16-mixed" and self.gradient_clip:
+                # clipping happens in the model, before the Trainer takes the loss scale out of the gradients
+                raise GenZooError(
+                    "precision '16-mixed' scales gradients, which the model would clip by the wrong size; "
+                    "use --trainer.precision bf16-mixed, or --model.gradient_clip 0"
+                )
             if self.closed_form and self.trainer.world_size > 1:
                 raise CapabilityError(f"{type(self).__name__} trains on one device; use --trainer.devices 1")
             self.fit_codec(self.trainer.datamodule)  # type: ignore[attr-defined]
