@@ -113,7 +113,7 @@ class TableDataModule(LightningDataModule, ABC):
 
     @property
     def log_scale(self) -> float:
-        """Nats a row between the units of the rows and the source's own: 0, but for a benchmark with units of its own."""
+        """Nats a row between the rows' units and the source's own; 0 but for a benchmark with units of its own."""
         return 0.0
 
     @property
