@@ -9,7 +9,7 @@ SOURCES := genzoo tests benchmarks docs/conf.py
 # one thread a process: faster than two on small batches, and the same numbers on every machine
 ENV := OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::DeprecationWarning
 # demo: the models, longest training time of each in minutes, how many at the same time, which one samples and imputes
-DEMO_MODELS ?= independent,gaussian,mixture,maf,spline_flow
+DEMO_MODELS ?= independent,gaussian,mixture,maf,spline_flow,forest_autoregressive
 DEMO_MINUTES ?= 1
 DEMO_JOBS ?= 2
 DEMO_BEST ?= spline_flow

@@ -93,6 +93,7 @@ _ENTRIES = (
         summary="Autoregressive tree ensemble: a boosted classifier of bins a column; exact on mixed rows.",
         paper="McCarter (2025), Unmasking Trees for tabular data, TMLR",
         capabilities=_AUTOREGRESSIVE,
+        recipe="adult_forest_autoregressive",
         group="trees",
     ),
     Entry(
