@@ -81,7 +81,14 @@ def _require_known(kind: type, given: Mapping[str, Any]) -> None:
             raise GenZooError(f"{kind.__name__} has no argument '{name}'; {hint}")
 
 
-def compare(models: Mapping[str, DensityModel], table: Any, *, seed: int = 0, samples: int = 1000) -> Comparison:
+def compare(
+    models: Mapping[str, DensityModel],
+    table: Any,
+    *,
+    seed: int = 0,
+    samples: int = 1000,
+    sections: Sequence[str] | None = None,
+) -> Comparison:
     """Scores fitted models on the same rows and sets them side by side.
 
     Args:
@@ -89,6 +96,7 @@ def compare(models: Mapping[str, DensityModel], table: Any, *, seed: int = 0, sa
         table: Held-out rows: frame or path.
         seed: Seed of evaluation noise and samples.
         samples: Rows drawn from each model for the pictures; 0 draws none.
+        sections: Further sections of the report; ``None`` makes those that apply by default, ``("all",)`` every one.
 
     Returns:
         A comparison with ``to_html(path)``, ``to_markdown(path)``, ``to_csv(path)``, ``to_latex(path)``.
@@ -98,4 +106,4 @@ def compare(models: Mapping[str, DensityModel], table: Any, *, seed: int = 0, sa
     """
     from genzoo.evaluation.likelihood import evaluate_models
 
-    return evaluate_models(dict(models), table, seed=seed, samples=samples)
+    return evaluate_models(dict(models), table, seed=seed, samples=samples, sections=sections)

@@ -9,7 +9,16 @@ from typing import Any
 
 from genzoo.commands.names import find_model
 from genzoo.commands.output import new_folder, require_report
-from genzoo.commands.parsing import Parser, UsageError, add_output, add_seed, positive, whole_number, words
+from genzoo.commands.parsing import (
+    Parser,
+    UsageError,
+    add_output,
+    add_sections,
+    add_seed,
+    positive,
+    whole_number,
+    words,
+)
 from genzoo.errors import GenZooError
 
 DEFAULT_MODELS = ["independent", "gaussian", "mixture", "spline_flow"]
@@ -89,6 +98,7 @@ def parser() -> Parser:
     options.add_argument(
         "--samples", type=whole_number(0), default=1000, help="rows drawn from each model for pictures"
     )
+    add_sections(options)
     options.add_argument("--jobs", type=whole_number(1), default=1, help="models trained at the same time")
     options.add_argument("--threads", type=whole_number(1), default=1, help="threads of each model")
     add_seed(options, "seed of split, training and evaluation")

@@ -52,6 +52,9 @@ def run_job(folder: Path) -> None:
         samples=job["samples"],
         curves=read_curves(folder),
         resolutions=resolutions(datamodule.schema, datamodule.data("train")),
+        train=datamodule.data("train"),
+        datamodule=datamodule,
+        sections=job["sections"],
     )
     save_result(result, folder)
 

@@ -95,6 +95,26 @@ def add_output(parser: argparse.ArgumentParser, help: str, required: bool = True
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
 
 
+def add_sections(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--sections``."""
+    from genzoo.evaluation.sections import MAKERS, section_keys
+
+    def chosen(text: str) -> list[str]:
+        names = words(text)
+        try:
+            section_keys(names)
+        except GenZooError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return names
+
+    parser.add_argument(
+        "--sections",
+        type=chosen,
+        metavar="A,B",
+        help=f"further sections of the report, of {', '.join(MAKERS)}, all, none; by default those that apply",
+    )
+
+
 def add_seed(parser: argparse.ArgumentParser, help: str, default: int | None = 0) -> None:
     """Adds ``--seed``."""
     parser.add_argument("--seed", type=whole_number(0), default=default, help=help)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genzoo.commands.output import require_report
-from genzoo.commands.parsing import Parser, add_output, add_seed, whole_number
+from genzoo.commands.parsing import Parser, add_output, add_sections, add_seed, whole_number
 from genzoo.errors import CheckpointError, GenZooError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--on", metavar="FILE", help="rows to compare on instead of the test rows")
     add_output(parser, "report: .html (with .md, .csv and .tex beside it), .md, .csv, .tex or .json")
     parser.add_argument("--samples", type=whole_number(0), default=1000, help="rows drawn from each model for pictures")
+    add_sections(parser)
     add_seed(parser, "seed of evaluation noise and samples")
     given = parser.parse(arguments)
     target = require_report(given.output, given.overwrite)
@@ -39,11 +40,11 @@ def run(arguments: list[str]) -> int:
     if given.on is not None:
         schema = next(iter(models.values())).schema
         frame = read_frame(given.on, schema=schema)
-        results = [_evaluated(name, model, _encoded(frame, model), given) for name, model in models.items()]
+        results = [_evaluated(name, model, given, rows=_encoded(frame, model)) for name, model in models.items()]
         facts, ordered = {"table": source_name(given.on), "versions": versions()}, False
     else:
         sources = Sources()
-        results = [_evaluated(name, model, sources.rows(name, model), given) for name, model in models.items()]
+        results = [_evaluated(name, model, given, source=sources.of(name, model)) for name, model in models.items()]
         datamodule = sources.first
         schema, frame, ordered = datamodule.schema, datamodule.frame("test"), datamodule.ordered
         facts = facts_of(datamodule) | {"warnings": sources.warnings}
@@ -118,8 +119,8 @@ class Sources:
     def first(self) -> Any:
         return self.made[0][1]
 
-    def rows(self, name: str, model: DensityModel) -> Any:
-        """Encoded test rows of the run.
+    def of(self, name: str, model: DensityModel) -> Any:
+        """The datamodule of the run, its rows as the model reads them.
 
         Raises:
             CheckpointError: the run does not say where its rows are.
@@ -143,7 +144,7 @@ class Sources:
                 print(line)
         if datamodule.schema.measure != model.schema.measure:
             datamodule = adapt_rows(datamodule, model.schema, record)
-        return datamodule.data("test")
+        return datamodule
 
 
 def _encoded(frame: Any, model: DensityModel) -> Any:
@@ -152,11 +153,14 @@ def _encoded(frame: Any, model: DensityModel) -> Any:
     return encode_frame(frame, model.schema)
 
 
-def _evaluated(name: str, model: DensityModel, rows: Any, given: Any) -> ModelResult:
+def _evaluated(name: str, model: DensityModel, given: Any, rows: Any = None, source: Any = None) -> ModelResult:
     from genzoo.evaluation.likelihood import evaluate_model
     from genzoo.reports.results import ModelResult
 
     try:
-        return evaluate_model(name, model, rows, seed=given.seed, samples=given.samples)
+        options: dict[str, Any] = {"seed": given.seed, "samples": given.samples, "sections": given.sections}
+        if source is not None:
+            rows, options["train"], options["datamodule"] = source.data("test"), source.data("train"), source
+        return evaluate_model(name, model, rows, **options)
     except GenZooError as error:
         return ModelResult(name=name, error=str(error))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from genzoo.errors import ComparisonError, DataError, GenZooError
+from genzoo.evaluation.sections import Subject, make_sections
 from genzoo.likelihood.log_likelihood import LogLikelihood
 from genzoo.reports.results import ModelResult
 
@@ -30,6 +31,9 @@ def evaluate_model(
     discretised_draws: int = 16,
     resolutions: Mapping[str, float] | None = None,
     curves: Mapping[str, list[tuple[float, float]]] | None = None,
+    train: TableData | None = None,
+    datamodule: Any = None,
+    sections: Sequence[str] | None = None,
 ) -> ModelResult:
     """Scores held-out rows, the discretised likelihood where a column has a density, and draws rows for pictures.
 
@@ -42,6 +46,9 @@ def evaluate_model(
         discretised_draws: Points a row in the box of the data's resolution.
         resolutions: Resolution of each continuous column, in its unit; by default read off the rows themselves.
         curves: Training curves to show.
+        train: Training rows, for sections that compare with them.
+        datamodule: Where the rows come from, for sections that need more than rows.
+        sections: Keys of the report sections to make; ``None`` makes those that apply by default.
     """
     from genzoo.likelihood.discretised import discretised
 
@@ -58,6 +65,7 @@ def evaluate_model(
         frame = model.sample(samples, given=given, seed=seed)
         speed = samples / max(time.monotonic() - started, 1e-9)
     record = model.training_record
+    subject = Subject(model, data, train, frame, datamodule, seed)
     return ModelResult(
         name=name,
         likelihood=likelihood,
@@ -67,6 +75,7 @@ def evaluate_model(
         num_parameters=model.num_parameters,
         train_seconds=record.get("seconds"),
         sample_rows_per_second=speed,
+        sections=make_sections(subject, sections),
         settings={
             "seed": seed,
             "class": type(model).__name__,
@@ -87,7 +96,12 @@ def _context_rows(model: DensityModel, data: TableData) -> Any:
 
 
 def evaluate_models(
-    models: Mapping[str, DensityModel], table: Any, *, seed: int = 0, samples: int = 1000
+    models: Mapping[str, DensityModel],
+    table: Any,
+    *,
+    seed: int = 0,
+    samples: int = 1000,
+    sections: Sequence[str] | None = None,
 ) -> Comparison:
     """See :func:`genzoo.compare`."""
     from genzoo.reports.comparison import Comparison
@@ -104,7 +118,8 @@ def evaluate_models(
     results = []
     for name, model in models.items():
         try:
-            results.append(evaluate_model(name, model, encode_frame(frame, model.schema), seed=seed, samples=samples))
+            rows = encode_frame(frame, model.schema)
+            results.append(evaluate_model(name, model, rows, seed=seed, samples=samples, sections=sections))
         except GenZooError as error:
             results.append(ModelResult(name=name, error=str(error)))
     facts = {"test rows": len(frame)}

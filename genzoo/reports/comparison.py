@@ -17,6 +17,7 @@ from genzoo.reports import formats, tables, verdicts
 from genzoo.reports.plots import Dot
 from genzoo.reports.results import DiscretisedResult, ModelResult
 from genzoo.reports.rows import GROUPS, Row, group_of, measured
+from genzoo.reports.section_html import sections_markdown
 from genzoo.reports.writing import write_texts
 from genzoo.tables.schema import Schema
 
@@ -309,7 +310,7 @@ class Comparison:
     def markdown(self) -> str:
         """Title, conclusions, warnings and main table as Markdown."""
         parts = [f"# {self.title}", *self.conclusions(), *(f"> {w}" for w in self.warnings())]
-        return "\n\n".join([*parts, tables.markdown(self.rows, self.caption())])
+        return "\n\n".join([*parts, tables.markdown(self.rows, self.caption()), *sections_markdown(self)])
 
     def json(self) -> str:
         """Everything but rows and samples, as JSON; infinities are the words ``inf`` and ``-inf``."""
@@ -317,17 +318,17 @@ class Comparison:
             "title": self.title,
             "conclusions": self.conclusions(),
             "warnings": self.warnings(),
-            "models": [row | {"settings": self._settings(row["name"])} for row in self.table()],
+            "models": [row | self._beside(row["name"]) for row in self.table()],
             "pairs": [pair.to_dict() for pair in self.pairs.values()],
             "schema": self.schema.to_dict(),
             "facts": dict(self.facts),
         }
         return json.dumps(_plain(plain), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
-    def _settings(self, name: str) -> dict[str, Any]:
+    def _beside(self, name: str) -> dict[str, Any]:
         result = next(r for r in self.results if r.name == name)
         own = result.likelihood.settings if result.likelihood is not None else {}
-        return {**own, **result.settings}
+        return {"settings": {**own, **result.settings}, "sections": [s.to_dict() for s in result.sections]}
 
     # -------------------------------------------------------------------------------------------- terminal
 

@@ -10,10 +10,12 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from genzoo.evaluation.marginals import TableBins
+from genzoo.evaluation.sections import MAKERS
 from genzoo.reports import columns, formats, plots
 from genzoo.reports.columns import TableColumn
 from genzoo.reports.rows import GROUP_TITLES, GROUPS, Row
 from genzoo.reports.schema_text import schema_rows
+from genzoo.reports.section_html import present_sections, section_html
 from genzoo.reports.verdicts import listed
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ def render(comparison: Comparison) -> str:
         ("data", "Data", _data(comparison)),
         ("training", "Training", _training(comparison)),
         ("samples", "Samples", _samples(comparison)),
+        *((key, MAKERS[key].title, section_html(key, own)) for key, own in present_sections(comparison).items()),
         ("reading", "How to read", _reading(comparison)),
         ("provenance", "Provenance", _provenance(comparison)),
     ]

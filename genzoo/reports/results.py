@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from genzoo.evaluation.sections import Section
 from genzoo.likelihood.discretised import SPIKE_LIMIT, DiscretisedResult
 from genzoo.likelihood.kinds import is_rankable
 from genzoo.likelihood.log_likelihood import LogLikelihood
@@ -28,6 +29,7 @@ class ModelResult:
         train_seconds: Wall-clock training time.
         sample_rows_per_second: Speed of sampling.
         settings: What made the numbers: seed, draws, steps, device, hyper-parameters that differ from defaults.
+        sections: What else was evaluated: tails, fidelity, privacy, ...
         is_oracle: The true density of a toy: shown, never ranked.
     """
 
@@ -41,6 +43,7 @@ class ModelResult:
     train_seconds: float | None = None
     sample_rows_per_second: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    sections: Sequence[Section] = ()
     is_oracle: bool = False
 
     @property

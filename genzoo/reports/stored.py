@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genzoo.errors import DataError
+from genzoo.evaluation.sections import Section
 from genzoo.likelihood.log_likelihood import LogLikelihood
 from genzoo.reports.results import DiscretisedResult, ModelResult
 
@@ -25,6 +26,7 @@ def save_result(result: ModelResult, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     head: dict[str, Any] = {"name": result.name} | {key: getattr(result, key) for key in PLAIN}
     head["settings"] = dict(result.settings)
+    head["sections"] = [section.to_dict() for section in result.sections]
     head["curves"] = {name: [[float(x), float(y)] for x, y in curve] for name, curve in result.curves.items()}
     if result.likelihood is not None:
         result.likelihood.save(folder / LIKELIHOOD, overwrite=True)
@@ -73,5 +75,6 @@ def load_result(folder: str | Path) -> ModelResult:
         curves={name: [(x, y) for x, y in curve] for name, curve in head["curves"].items()},
         samples=read_frame(folder / SAMPLES).to_native() if (folder / SAMPLES).is_file() else None,
         settings=head["settings"],
+        sections=tuple(Section.from_dict(plain) for plain in head.get("sections", ())),
         **{key: head[key] for key in PLAIN},
     )
