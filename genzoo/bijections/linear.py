@@ -17,10 +17,9 @@ class LULinear(Bijection):
     r"""``z = W x + b`` from data to latent with ``W = L U``: O(D^2) in both directions, the determinant is a sum.
 
     ``L`` is lower triangular with ones, ``U`` upper triangular with diagonal ``exp(log_diagonal)``; the identity at the
-    start. :meth:`separate` removes from ``U`` the rows of light features against the columns of heavy ones. When light
-    features come first, ``W`` is then block triangular, ``[[L1 U1, 0], [C U1, L3 U3]]`` with a free lower-left block, and
-    so is its inverse: no light feature ever reads a heavy one, in either direction. With one class only, it is the
-    plain map.
+    start. :meth:`separate` removes from ``U`` the rows of light features against the columns of heavy ones. With light
+    features first, ``W`` is then block triangular, ``[[L1 U1, 0], [C U1, L3 U3]]`` with a free lower-left block, and so
+    is its inverse: no light feature reads a heavy one, in either direction. With one class only, it is the plain map.
 
     Args:
         num_features: D.
