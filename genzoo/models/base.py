@@ -20,7 +20,7 @@ from genzoo.likelihood.noise import RowNoise, seed_of
 from genzoo.models.averaging import WeightAverage
 from genzoo.models.capabilities import Capabilities
 from genzoo.models.checkpoint import FORMAT, KEY, read_checkpoint, versions
-from genzoo.models.fit_check import require_capable
+from genzoo.models.fit_check import require_capable, require_roles
 from genzoo.models.optimisation import Schedule, make_optimizer, make_schedule
 from genzoo.models.record import RecordsArguments, require_plain
 from genzoo.models.scoring import (
@@ -64,6 +64,7 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
     closed_form: ClassVar[bool] = False
     evaluation_gradients: ClassVar[bool] = False
     default_lr: ClassVar[float] = 1e-3
+    estimand: ClassVar[str] = "observational"
     codec: Codec
 
     def __init__(
@@ -97,7 +98,8 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         self.seed = seed
         self.training_record: dict[str, Any] = {}
         self.test_likelihood: LogLikelihood | None = None
-        require_capable(type(self).__name__, self.capabilities, self.schema)
+        require_roles(type(self).__name__, self.capabilities, self.schema)
+        require_capable(type(self).__name__, self.capabilities, self.view)
 
     @staticmethod
     @contextmanager
@@ -110,9 +112,16 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
     # ---- what a method writes -------------------------------------------------------------------------------------
 
     @property
+    def view(self) -> Schema:
+        """The schema as this model scores it: columns that it conditions on by its nature (a sensitive attribute, a
+        treatment and its covariates) have role context here. By default the table's own roles.
+        """
+        return self.schema
+
+    @property
     def likelihood_kind(self) -> str:
         """Kind of this model's likelihood on this schema: exact, lower_bound, upper_bound, estimate, unnormalised."""
-        c, columns = self.capabilities, self.schema.scored
+        c, columns = self.capabilities, self.view.scored
         kinds = {c.likelihood}
         if any(column.kind == "quantized" for column in columns):
             kinds.add(c.quantized)
@@ -338,7 +347,7 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         if self.evaluation_gradients and torch.is_inference_mode_enabled():
             raise GenZooError(f"{type(self).__name__} needs gradients to evaluate; use --trainer.inference_mode false")
         with torch.set_grad_enabled(self.evaluation_gradients), evaluation_precision():
-            unseen = split_unseen(batch, self.schema)
+            unseen = split_unseen(batch, self.view)
             noise = RowNoise(seed, batch.rows)
             if self.capabilities.missing == "no" and bool(unseen.rows.any()):
                 # a model that knows no holes: the marginal over the known categories, by enumeration
@@ -360,11 +369,11 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
             by_column = None
             if part.by_column is not None:
                 by_column = part.by_column.double() + volume + unseen.terms
-                by_column[impossible_cells(batch, self.schema) & outside[:, None]] = -torch.inf
+                by_column[impossible_cells(batch, self.view) & outside[:, None]] = -torch.inf
             return ModelLogProb(values.detach(), part.se, discrete, by_column)
 
     def _discrete_part(self, part: ModelLogProb, values: Tensor, terms: Tensor) -> Tensor | None:
-        scored = self.schema.scored
+        scored = self.view.scored
         if all(c.kind == "continuous" and not c.num_atoms for c in scored):
             return torch.zeros_like(values)
         if all(c.kind == "quantized" or c.is_categorical for c in scored):
@@ -423,7 +432,7 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
             continuous = None
         else:
             continuous = np.where(np.isfinite(values), values - np.where(np.isfinite(discrete), discrete, 0.0), 0.0)
-        holes = _has_holes(data)
+        holes = _has_holes(data, self.view)
         kind, method = self.kind_on(holes)
         return LogLikelihood(
             values=values,
@@ -432,8 +441,9 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
             se=ordered(joined("se")),
             discrete=discrete,
             continuous=continuous,
-            columns=tuple(c.name for c in self.schema.scored),
-            context=tuple(c.name for c in self.schema.context),
+            columns=tuple(c.name for c in self.view.scored),
+            context=tuple(c.name for c in self.view.context),
+            estimand=self.estimand,
             measure=self.schema.measure,
             data=data.fingerprint,
             uses_mask=self.reads_pattern and holes,
@@ -571,10 +581,10 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         self.restore_extra(content)
 
 
-def _has_holes(data: TableData) -> bool:
+def _has_holes(data: TableData, view: Schema) -> bool:
     """A scored cell is missing, and the schema does not take that for a value."""
-    numeric = [c.is_scored and c.missing == "hole" for c in data.schema.numeric for _ in range(c.width)]
-    codes = [c.is_scored for c in data.schema.categorical for _ in range(c.width)]
+    numeric = [c.is_scored and c.missing == "hole" for c in view.numeric for _ in range(c.width)]
+    codes = [c.is_scored for c in view.categorical for _ in range(c.width)]
     return bool(np.isnan(data.numeric[:, numeric]).any() or (data.codes[:, codes] == HOLE).any())
 
 

@@ -24,6 +24,7 @@ class Capabilities:
         sequences: It takes text or image blocks.
         min_columns: Fewest scored columns it can model.
         stages: Names of its training stages when there is more than one.
+        roles: Roles that some column of the table must have (``treatment``, ``outcome``; ``sensitive``).
     """
 
     kinds: tuple[str, ...] = ("continuous", "quantized", "mixed", "categorical", "binary")
@@ -40,3 +41,4 @@ class Capabilities:
     sequences: bool = False
     min_columns: int = 1
     stages: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()

@@ -43,6 +43,23 @@ def require_capable(name: str, capabilities: Capabilities, schema: Schema) -> No
         )
 
 
+def require_roles(name: str, capabilities: Capabilities, schema: Schema) -> None:
+    """Checks that the table says which columns play the parts that the model needs.
+
+    Raises:
+        CapabilityError: names the role and how to give it.
+    """
+    for role in capabilities.roles:
+        holders = [column for column in schema.columns if column.role == role]
+        if not holders:
+            raise CapabilityError(
+                f"{name} needs a {role} column, and no column of the table has that role; name one with "
+                f"--data.{role}, or with role: {role} in the schema"
+            )
+        if not any(column.is_modelled for column in holders):
+            raise CapabilityError(f"{name} needs a {role} column, and '{holders[0].name}' has one value in every row")
+
+
 def require_complete(name: str, capabilities: Capabilities, schema: Schema, holes: dict[str, int]) -> None:
     """Checks that holes stand only where the model can take them.
 

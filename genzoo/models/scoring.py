@@ -126,7 +126,7 @@ def sum_over_known(model: Any, unseen: UnseenCells, noise: RowNoise, draws: int)
     Raises:
         CapabilityError: a row has more than one unseen cell.
     """
-    schema: Schema = model.schema
+    schema: Schema = model.view
     scored_cells = _scored_code_cells(schema)
     filled = unseen.batch.codes.clone()
     holes = (filled == HOLE) & unseen.rows[:, None] & torch.tensor([k > 0 for k in scored_cells], device=filled.device)
