@@ -1,43 +1,51 @@
-"""A dense coupling flow as a model of a codec's rows, through the learned surjection onto R^D."""
+"""A dense flow as a model of a codec's rows, through the learned surjection onto R^D."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from genzoo.bijections.elementwise import Elementwise
 from genzoo.codecs.base import Cells
 from genzoo.codecs.surjection import Surjection
 from genzoo.codecs.vector import VectorCodec
 from genzoo.likelihood.estimators import importance_weighted
 from genzoo.likelihood.noise import RowNoise
-from genzoo.models.flows.coupling import CouplingFlow
 from genzoo.models.scoring import ModelLogProb
 from genzoo.tables.batch import TableBatch
 
 
+class DenseFlow(Protocol):
+    """A density on R^D, given a context: what a module needs to stand behind :class:`DenseRows`."""
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """``(batch, D)`` to ``(batch,)``, nats."""
+
+    def sample(self, num_samples: int, context: Tensor | None, generator: torch.Generator) -> Tensor:
+        """``(num_samples, D)`` draws."""
+
+
 class DenseRows(nn.Module):
-    """A :class:`CouplingFlow` between encoded rows and tables.
+    """A density on R^D between encoded rows and tables.
 
     Args:
         codec: The model's codec (not registered here).
-        element: Family of the monotone maps.
-        seed: Seed of the permutations.
-        options: Further arguments of :class:`CouplingFlow`.
+        build: Makes the flow, a module, from the number of features and of context features.
     """
 
-    def __init__(self, codec: VectorCodec, element: Elementwise, seed: int, **options: object) -> None:
+    def __init__(self, codec: VectorCodec, build: Callable[[int, int], nn.Module]) -> None:
         super().__init__()
         self.surjection = Surjection(codec)
         self.num_context = codec.num_context
         self.always_exact = not codec.categories and not any(slot.quantized for slot in codec.numbers)
-        self.flow = CouplingFlow(
-            self.surjection.num_features,
-            codec.num_context,
-            element=element,
-            seed=seed,
-            **options,  # type: ignore[arg-type]
-        )
+        self.flow = build(self.surjection.num_features, codec.num_context)
+
+    @property
+    def density(self) -> DenseFlow:
+        """The flow, by what it can do."""
+        return cast(DenseFlow, self.flow)
 
     def initialise(self, codec: VectorCodec, cells: Cells) -> None:
         """Nothing depends on training rows."""
@@ -51,7 +59,7 @@ class DenseRows(nn.Module):
                 cells.present & ~self.surjection.quantized, cells.number, y[:, : cells.number.shape[1]]
             )
             y = torch.cat([numbers, y[:, numbers.shape[1] :].double()], 1)
-        return y, self.flow.log_prob(y, context).double() - log_q
+        return y, self.density.log_prob(y, context).double() - log_q
 
     def loss(self, cells: Cells) -> Tensor:
         """Mean negative lower bound of the batch, nats."""
@@ -72,7 +80,7 @@ class DenseRows(nn.Module):
         self, codec: VectorCodec, num_rows: int, context: Tensor | None, generator: torch.Generator
     ) -> TableBatch:
         """Decoded rows."""
-        y = self.flow.sample(num_rows, context if self.num_context else None, generator)
+        y = self.density.sample(num_rows, context if self.num_context else None, generator)
         y = y.to(self.surjection.embedding.weight.device)
         number, category = self.surjection.decode(y)
         return codec.decode(number, category, torch.arange(num_rows, device=y.device))

@@ -14,6 +14,7 @@ from genzoo.codecs.vector import VectorCodec
 from genzoo.likelihood.noise import RowNoise
 from genzoo.models.base import DensityModel
 from genzoo.models.capabilities import Capabilities
+from genzoo.models.flows.coupling import CouplingFlow
 from genzoo.models.flows.dense_rows import DenseRows
 from genzoo.models.flows.sizes import default_dropout
 from genzoo.models.flows.typed_rows import TypedRows
@@ -120,7 +121,10 @@ class SplineFlow(DensityModel):
         if transform == "autoregressive":
             self.rows = TypedRows(self.codec, element, hide, alternate=alternate, **sizes)
         else:
-            self.rows = DenseRows(self.codec, element, seed=self.seed, **sizes)
+            self.rows = DenseRows(
+                self.codec,
+                lambda width, context: CouplingFlow(width, context, element=element, seed=self.seed, **sizes),
+            )
 
     @property
     def likelihood_kind(self) -> str:
