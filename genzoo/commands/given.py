@@ -14,7 +14,7 @@ from genzoo.commands.parsing import UsageError, near
 OPTIONS = {
     "config": "FILE.yaml  a recipe: model, data, trainer; may be given more than once",
     "model": "NAME  catalogue key (genzoo models), class name or class path; --model.OPTION VALUE sets its arguments",
-    "data": "NAME  Table (the default), Toy, UCIBenchmark; --data.OPTION VALUE sets its arguments",
+    "data": "NAME  Table (the default), Toy, Images, UCIBenchmark; --data.OPTION VALUE sets its arguments",
     "trainer": "FILE.yaml  a layer of trainer options; --trainer.OPTION VALUE sets one (max_epochs, accelerator ...)",
     "seed": "N  seed of split, weights and noise",
     "run_dir": "FOLDER  where the run goes; by default runs/<date>-<model>-<data>",

@@ -14,6 +14,7 @@ DATAMODULES = {
     "Table": "genzoo.datamodules.table.Table",
     "Toy": "genzoo.datamodules.toy.Toy",
     "UCIBenchmark": "genzoo.datamodules.uci.UCIBenchmark",
+    "Images": "genzoo.datamodules.images.Images",
     "StreamedTable": "genzoo.datamodules.streamed.StreamedTable",
 }
 

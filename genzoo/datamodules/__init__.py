@@ -6,6 +6,7 @@ from typing import Any
 
 _LAZY = {
     "TableDataModule": "genzoo.datamodules.base",
+    "Images": "genzoo.datamodules.images",
     "BatchLoader": "genzoo.datamodules.loader",
     "RowGroupLoader": "genzoo.datamodules.streamed",
     "StreamedTable": "genzoo.datamodules.streamed",

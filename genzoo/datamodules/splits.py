@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +13,10 @@ from genzoo.errors import DataError
 from genzoo.likelihood.noise import seed_of
 
 Index = NDArray[np.int64]
+ROWS_AT_ONCE = 8192
+LONGEST_KEY = 512
+"""Bytes of a row that are kept as they are to find its equals; longer ones are hashed."""
+
 WORDS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
@@ -119,12 +124,16 @@ def rows_in(some: _Encoded, others: _Encoded) -> NDArray[np.bool_]:
 
 
 def row_keys(data: _Encoded) -> list[bytes]:
-    """One key a row; equal rows, holes included, have equal keys."""
-    # + 0.0 turns -0.0 into 0.0; one NaN pattern for all holes
-    numeric = np.where(np.isnan(data.numeric), np.nan, data.numeric + 0.0).view(np.int64)
-    cells = np.ascontiguousarray(np.concatenate([numeric, data.codes.astype(np.int64)], axis=1))
-    if cells.shape[1] == 0:
-        return [b""] * len(cells)
-    width = cells.dtype.itemsize * cells.shape[1]
-    whole = cells.tobytes()
-    return [whole[i * width : (i + 1) * width] for i in range(len(cells))]
+    """One key a row; equal rows, holes included, have equal keys. Keys of wide rows (blocks) are hashes."""
+    keys: list[bytes] = []
+    for start in range(0, len(data.codes), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        given = data.numeric[part]
+        # + 0.0 turns -0.0 into 0.0; one NaN pattern for all holes
+        numeric = np.where(np.isnan(given), np.nan, given + 0.0).astype(np.float64).view(np.int64)
+        cells = np.ascontiguousarray(np.concatenate([numeric, data.codes[part].astype(np.int64)], axis=1))
+        width = cells.dtype.itemsize * cells.shape[1]
+        whole = cells.tobytes()
+        rows = (whole[i * width : (i + 1) * width] for i in range(len(cells)))
+        keys += rows if width <= LONGEST_KEY else (blake2b(row, digest_size=16).digest() for row in rows)
+    return keys

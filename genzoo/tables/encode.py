@@ -32,7 +32,7 @@ class TableData:
     """Rows of a table as raw values; what a datamodule holds and a model scores.
 
     Args:
-        numeric: ``(n, widths of schema.numeric)`` float64, NaN is a hole.
+        numeric: ``(n, widths of schema.numeric)`` float64, NaN is a hole; or, to save memory, bytes (pictures).
         codes: ``(n, widths of schema.categorical)`` int64 into the column's categories; -1 a hole, -2 not seen in
             training. A hole of a column with ``missing: value`` has the code after the last category.
         rows: ``(n,)`` int64, number of each row in its file.
@@ -124,7 +124,7 @@ class TableData:
         from genzoo.tables.batch import TableBatch
 
         return TableBatch(
-            torch.as_tensor(np.ascontiguousarray(self.numeric)),
+            torch.as_tensor(np.ascontiguousarray(self.numeric, dtype=np.float64)),
             torch.as_tensor(np.ascontiguousarray(self.codes)),
             torch.as_tensor(np.ascontiguousarray(self.rows)),
         )
