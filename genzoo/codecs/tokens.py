@@ -99,6 +99,7 @@ class TokenCodec(Codec):
     used: Tensor
     tail_scale: Tensor
     tail_shape: Tensor
+    _sizes: Tensor
     _number_slot: Tensor
     _number_column: Tensor
     _number_from: Tensor
@@ -172,6 +173,7 @@ class TokenCodec(Codec):
             self.register_buffer(f"_{name}", torch.tensor(values, dtype=dtype), persistent=False)
 
         for name, values in (
+            ("sizes", [slot.num_symbols for slot in self.slots]),
             ("number_slot", number_slots),
             ("number_column", number_column),
             ("number_from", number_from),
@@ -248,14 +250,13 @@ class TokenCodec(Codec):
     @property
     def valid(self) -> Tensor:
         """``(num_slots, max_symbols)`` bool: symbols that a scored cell can take."""
-        device = self.edges.device
-        symbol = torch.arange(self.max_symbols, device=device)
-        sizes = torch.tensor([slot.num_symbols for slot in self.slots], device=device)
-        valid = symbol < sizes[:, None]
-        for place, column in zip(self._number_slot.tolist(), self._number_column.tolist()):
-            if place < self.num_slots:
-                slot = self.all_slots[place]
-                valid[place, slot.num_atoms : slot.num_symbols] = self.possible[column, : slot.num_bins]
+        symbol = torch.arange(self.max_symbols, device=self.edges.device)
+        valid = symbol < self._sizes[:, None]
+        scored = self._number_slot < self.num_slots
+        place, column = self._number_slot[scored], self._number_column[scored]
+        bins = symbol - self._num_atoms[column][:, None]
+        inside = bins.clamp(0, self.possible.shape[1] - 1)
+        valid[place] &= (bins < 0) | self.possible[column].gather(1, inside)
         return valid
 
     # ---- encoding -------------------------------------------------------------------------------------------------

@@ -35,7 +35,8 @@ class SymbolEmbedding(nn.Module):
     """Embeds symbols ``(batch, num_columns)`` as ``(batch, num_columns, width)``.
 
     Each symbol has a vector; bins of a number add a smooth function of their place, so neighbours are alike from the
-    start. ``-1`` and below are special symbols (masked, hole), ``num_special`` in each column.
+    start. ``-1`` and below are special symbols (masked, hole), ``num_special`` in each column. With ``placed`` each column
+    adds a vector of its own.
     """
 
     offset: Tensor
@@ -43,7 +44,7 @@ class SymbolEmbedding(nn.Module):
     waves: Tensor
     column: Tensor
 
-    def __init__(self, vocabularies: Sequence[Vocabulary], width: int, num_special: int) -> None:
+    def __init__(self, vocabularies: Sequence[Vocabulary], width: int, num_special: int, placed: bool = True) -> None:
         super().__init__()
         sizes = [v.size for v in vocabularies]
         starts = [sum(sizes[:i]) + i * num_special for i in range(len(sizes))]
@@ -51,7 +52,9 @@ class SymbolEmbedding(nn.Module):
         self.register_buffer("size", torch.tensor(sizes, dtype=torch.int64), persistent=False)
         total = sum(sizes) + num_special * len(sizes)
         self.vectors = nn.Parameter(torch.randn(total, width) * 0.5 / math.sqrt(width))
-        self.columns = nn.Parameter(torch.randn(len(sizes), width) * 0.5 / math.sqrt(width))
+        self.columns: nn.Parameter | None = None
+        if placed:
+            self.columns = nn.Parameter(torch.randn(len(sizes), width) * 0.5 / math.sqrt(width))
         ordered = [i for i, v in enumerate(vocabularies) if v.ordered > 1]
         self.smooth: nn.Parameter | None = None
         if ordered:
@@ -65,12 +68,19 @@ class SymbolEmbedding(nn.Module):
         self.register_buffer("waves", waves, persistent=False)
         self.register_buffer("column", column, persistent=False)
 
+    def index(self, symbols: Tensor) -> Tensor:
+        """Rows of :meth:`table` for symbols ``(batch, num_columns)``."""
+        return torch.where(symbols >= 0, symbols, self.size - 1 - symbols) + self.offset
+
+    def table(self) -> Tensor:
+        """The vectors of all symbols of all columns ``(total, width)``, without those of the columns."""
+        if self.smooth is None:
+            return self.vectors
+        return self.vectors + torch.einsum("kf,kfd->kd", self.waves.to(self.vectors), self.smooth[self.column])
+
     def forward(self, symbols: Tensor) -> Tensor:
-        vectors: Tensor = self.vectors
-        if self.smooth is not None:
-            vectors = vectors + torch.einsum("kf,kfd->kd", self.waves.to(vectors), self.smooth[self.column])
-        index = torch.where(symbols >= 0, symbols, self.size - 1 - symbols) + self.offset
-        return F.embedding(index, vectors) + self.columns
+        vectors = F.embedding(self.index(symbols), self.table())
+        return vectors if self.columns is None else vectors + self.columns
 
 
 class SymbolHead(nn.Module):
@@ -104,11 +114,18 @@ class SymbolHead(nn.Module):
         self.register_buffer("waves", torch.cat([_waves(v) for v in vocabularies]), persistent=False)
         self.register_buffer("column", column, persistent=False)
 
+    def table(self) -> Tensor:
+        """The weights of all symbols of all columns ``(total, width)``."""
+        if self.smooth is None:
+            return self.weight
+        return self.weight + torch.einsum("kf,kfd->kd", self.waves.to(self.weight), self.smooth[self.column])
+
+    def of_row(self, h: Tensor) -> Tensor:
+        """Scores from one vector a row ``(batch, width)``, in place of one a cell: ``(batch, num_columns, max_size)``."""
+        return F.pad(F.linear(h, self.table(), self.bias), (0, 1))[:, self.place]
+
     def forward(self, h: Tensor) -> Tensor:
-        weight: Tensor = self.weight
-        if self.smooth is not None:
-            weight = weight + torch.einsum("kf,kfd->kd", self.waves.to(weight), self.smooth[self.column])
-        weight = F.pad(weight, (0, 0, 0, 1))[self.place]
+        weight = F.pad(self.table(), (0, 0, 0, 1))[self.place]
         bias = F.pad(self.bias, (0, 1))[self.place]
         return torch.bmm(h.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1) + bias
 

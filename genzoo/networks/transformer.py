@@ -86,11 +86,16 @@ class Clock(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and a feed-forward part, each added to what it read."""
+    """Attention and a feed-forward part, each added to what it read.
 
-    def __init__(self, width: int, num_heads: int, dropout: float, time: bool) -> None:
+    ``forward`` takes ``rotation``, the cosines and sines ``(length, width / num_heads / 2)`` by which queries and keys
+    are turned in each place (rotary positions), or ``None``. With ``causal`` a cell attends to itself and those before.
+    """
+
+    def __init__(self, width: int, num_heads: int, dropout: float, time: bool, causal: bool = False) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.causal = causal
         self.attention_norm = nn.LayerNorm(width, elementwise_affine=not time)
         self.feed_norm = nn.LayerNorm(width, elementwise_affine=not time)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
@@ -106,19 +111,42 @@ class Layer(nn.Module):
         for last in (self.out, self.down):
             nn.init.normal_(last.weight, std=0.02)
 
-    def forward(self, h: Tensor, condition: Tensor | None = None) -> Tensor:
+    def forward(
+        self, h: Tensor, condition: Tensor | None = None, rotation: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         if self.modulation is None or condition is None:
-            h = h + self.dropout(self._attend(self.attention_norm(h)))
+            h = h + self.dropout(self._attend(self.attention_norm(h), rotation))
             return h + self.dropout(self._feed(self.feed_norm(h)))
         shift, scale, gate, shift2, scale2, gate2 = self.modulation(condition)[:, None].chunk(6, -1)
-        h = h + (1 + gate) * self.dropout(self._attend(self.attention_norm(h) * (1 + scale) + shift))
+        h = h + (1 + gate) * self.dropout(self._attend(self.attention_norm(h) * (1 + scale) + shift, rotation))
         return h + (1 + gate2) * self.dropout(self._feed(self.feed_norm(h) * (1 + scale2) + shift2))
 
-    def _attend(self, h: Tensor) -> Tensor:
+    def _attend(self, h: Tensor, rotation: tuple[Tensor, Tensor] | None) -> Tensor:
         batch, length, width = h.shape
         q, k, v = self.qkv(h).reshape(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        if rotation is not None:
+            q, k = turned(q, *rotation), turned(k, *rotation)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.out(mixed.transpose(1, 2).reshape(batch, length, width))
 
     def _feed(self, h: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(h), approximate="tanh"))
+
+
+def rotation(length: int, width: int, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines ``(length, width / 2)`` of rotary positions for heads of ``width`` features.
+
+    Source: Su et al. (2021), RoFormer, arXiv:2104.09864.
+    """
+    if width % 2:
+        raise ValueError(f"rotary positions need an even number of features a head, got {width}")
+    frequency = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
+    return angle.cos().float(), angle.sin().float()
+
+
+def turned(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Pairs of features of ``(..., length, width)`` turned by their place's angle: inner products see distances alone."""
+    cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
+    first, second = x.chunk(2, -1)
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)

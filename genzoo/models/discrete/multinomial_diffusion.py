@@ -19,7 +19,7 @@ from genzoo.likelihood.noise import RowNoise
 from genzoo.models.base import DensityModel
 from genzoo.models.capabilities import Capabilities
 from genzoo.models.discrete.noisy import ReverseChain, hide_cells, lists_states, seen
-from genzoo.models.discrete.token_rows import filled, log_marginals, table_transformer
+from genzoo.models.discrete.token_rows import Network, build_network, filled, log_marginals
 from genzoo.models.flows.sizes import default_dropout
 from genzoo.models.scoring import ModelLogProb
 from genzoo.tables.batch import TableBatch
@@ -52,8 +52,12 @@ class MultinomialDiffusion(DensityModel):
             ``marginalised``: the posterior averaged over it.
         num_bins: Bins of a continuous column, twice as many for a quantized one; ``None``: ``2 n^(1/3)`` of the
             training rows, 16 to 64.
-        width: Features of each cell in the network.
-        num_layers: Layers of the network.
+        network: ``transformer`` over the columns; ``mlp``, residual blocks over the whole row, for wide binary rows;
+            ``text``, a transformer with one vocabulary and rotary places, for one block. ``auto``: ``text`` for a block,
+            ``mlp`` for more than 32 binary cells, else ``transformer``.
+        width: Features of each cell in the network (of a row for ``mlp``); ``None``: 64 for ``transformer``, 128 for
+            ``text``, 512 for ``mlp``.
+        num_layers: Layers or residual blocks of the network; ``None``: 2, for ``text`` 4.
         num_heads: Attention heads; they divide ``width``.
         dropout: Probability of dropping a feature in training; ``None``: by the number of training rows.
         importance: Draw the steps of training in proportion to the size of their terms, once each was seen more than
@@ -91,8 +95,9 @@ class MultinomialDiffusion(DensityModel):
         num_steps: int = 100,
         output: Output = "plug_in",
         num_bins: int | None = None,
-        width: int = 64,
-        num_layers: int = 2,
+        network: Network = "auto",
+        width: int | None = None,
+        num_layers: int | None = None,
         num_heads: int = 4,
         dropout: float | None = None,
         importance: bool = True,
@@ -114,8 +119,9 @@ class MultinomialDiffusion(DensityModel):
         self.hide = hide
         self.likelihood = likelihood
         self.repeats = repeats
-        self.network = table_transformer(
+        self.network = build_network(
             self.codec,
+            network,
             width=width,
             num_layers=num_layers,
             num_heads=num_heads,

@@ -29,7 +29,7 @@ from genzoo.likelihood.estimators import importance_weighted, monte_carlo_mean
 from genzoo.likelihood.noise import RowNoise
 from genzoo.models.base import DensityModel
 from genzoo.models.capabilities import Capabilities
-from genzoo.models.discrete.token_rows import filled, log_marginals, table_transformer
+from genzoo.models.discrete.token_rows import Network, build_network, filled, log_marginals
 from genzoo.models.flows.sizes import default_dropout
 from genzoo.models.scoring import ModelLogProb
 from genzoo.tables.batch import TableBatch
@@ -63,8 +63,12 @@ class RADD(DensityModel):
         schema: The table's schema as a plain dictionary.
         num_bins: Bins of a continuous column, twice as many for a quantized one; ``None``: ``2 n^(1/3)`` of the
             training rows, 16 to 64. More follow finer detail and need more rows.
-        width: Features of each cell in the network.
-        num_layers: Layers of the network.
+        network: ``transformer`` over the columns; ``mlp``, residual blocks over the whole row, for wide binary rows;
+            ``text``, a transformer with one vocabulary and rotary places, for one block. ``auto``: ``text`` for a block,
+            ``mlp`` for more than 32 binary cells, else ``transformer``.
+        width: Features of each cell in the network (of a row for ``mlp``); ``None``: 64 for ``transformer``, 128 for
+            ``text``, 512 for ``mlp``.
+        num_layers: Layers or residual blocks of the network; ``None``: 2, for ``text`` 4.
         num_heads: Attention heads; they divide ``width``.
         dropout: Probability of dropping a feature in training; ``None``: 0.2 below 1000 training rows, 0.1 below
             10,000, else 0.
@@ -106,8 +110,9 @@ class RADD(DensityModel):
         self,
         schema: dict[str, Any],
         num_bins: int | None = None,
-        width: int = 64,
-        num_layers: int = 2,
+        network: Network = "auto",
+        width: int | None = None,
+        num_layers: int | None = None,
         num_heads: int = 4,
         dropout: float | None = None,
         loss: Loss = "any_order",
@@ -132,8 +137,9 @@ class RADD(DensityModel):
         self.likelihood: Likelihood = likelihood
         self.sampler: Sampler = sampler
         self.num_steps = num_steps
-        self.network = table_transformer(
+        self.network = build_network(
             self.codec,
+            network,
             width=width,
             num_layers=num_layers,
             num_heads=num_heads,

@@ -2,23 +2,74 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from genzoo.codecs.tokens import TokenCodec
+from genzoo.networks.residual import SymbolMLP
 from genzoo.networks.symbols import Vocabulary
+from genzoo.networks.text import TextTransformer
 from genzoo.networks.transformer import TableTransformer
 from genzoo.tables.batch import TableBatch
 
 
-def table_transformer(codec: TokenCodec, **sizes: Any) -> TableTransformer:
-    """A transformer over the cells of the codec, context cells included."""
+Network = Literal["auto", "transformer", "mlp", "text"]
+NETWORKS: tuple[str, ...] = get_args(Network)
+SIZES: dict[str, tuple[int, int]] = {"transformer": (64, 2), "text": (128, 4), "mlp": (512, 2)}
+"""Width and layers of each network where they are not given."""
+WIDE = 32
+"""Binary rows of more cells than this are read by the perceptron, where it is left to ``auto``."""
+
+
+def chosen_network(codec: TokenCodec, network: Network = "auto") -> str:
+    """The network meant by ``auto``: ``text`` for a block, ``mlp`` for wide binary rows, else ``transformer``.
+
+    Raises:
+        ValueError: unknown name, or ``text`` for cells of different vocabularies.
+    """
+    if network not in NETWORKS:
+        raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got '{network}'")
+    alike = len({(slot.num_symbols, slot.num_bins, slot.column) for slot in codec.slots}) == 1
+    if network == "text" and not alike:
+        columns = len({slot.column for slot in codec.slots})
+        raise ValueError(
+            f"network 'text' reads one block (a column with a shape); the table has {columns} columns to score; "
+            "use 'transformer' or 'mlp'"
+        )
+    if network != "auto":
+        return network
+    if codec.max_symbols <= 2:
+        return "mlp" if codec.num_slots > WIDE else "transformer"
+    return "text" if alike and codec.num_slots > 1 else "transformer"
+
+
+def build_network(
+    codec: TokenCodec,
+    network: Network = "auto",
+    *,
+    width: int | None = None,
+    num_layers: int | None = None,
+    num_heads: int = 4,
+    dropout: float = 0.0,
+    num_special: int = 1,
+    time: bool = False,
+) -> TableTransformer | SymbolMLP | TextTransformer:
+    """The network of a discrete model over the cells of the codec, context cells included; sizes ``None``: SIZES."""
+    name = chosen_network(codec, network)
+    width, num_layers = (given or default for given, default in zip((width, num_layers), SIZES[name], strict=True))
     scored, context = (
         [Vocabulary(slot.num_symbols, slot.num_bins) for slot in slots] for slots in (codec.slots, codec.context_slots)
     )
-    return TableTransformer(scored, context, **sizes)
+    sizes: dict[str, Any] = {"width": width, "num_layers": num_layers, "dropout": dropout}
+    sizes |= {"num_special": num_special, "time": time}
+    if name == "mlp":
+        return SymbolMLP(scored, context, **sizes)
+    if name == "transformer":
+        return TableTransformer(scored, context, num_heads=num_heads, **sizes)
+    placed = len(codec.schema[codec.slots[0].column].shape) > 1
+    return TextTransformer(scored[0], len(scored), context, num_heads=num_heads, placed=placed, **sizes)
 
 
 def log_marginals(codec: TokenCodec, tokens: Tensor) -> Tensor:
