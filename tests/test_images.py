@@ -32,7 +32,7 @@ def test_pictures_are_one_bounded_block_on_a_grid() -> None:
     assert (column.kind, column.step, column.lower, column.upper) == ("quantized", 1.0, 0.0, 255.0)
     assert column.shape == (4, 5)
     assert [len(module.data(split)) for split in ("train", "val", "test")] == [48, 6, 6]
-    assert Schema.from_dict(module.schema_dict) == module.setup()
+    assert Schema.from_dict(module.schema_dict) == module.schema
 
 
 def test_rows_stay_bytes_and_batches_are_wide() -> None:
