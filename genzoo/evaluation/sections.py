@@ -170,7 +170,14 @@ class Maker:
         return section
 
 
-MAKERS: dict[str, Maker] = {}
+MAKERS: dict[str, Maker] = {
+    "imputation": Maker(
+        "Imputation",
+        "A fifth of the cells of held-out rows is hidden, the same cells for every model, and filled in again.",
+        "genzoo.evaluation.imputation:imputation_section",
+        by_default=False,
+    ),
+}
 
 
 def section_keys(chosen: Sequence[str] | None) -> list[str]:

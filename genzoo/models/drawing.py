@@ -121,19 +121,28 @@ def impute_table(model: DensityModel, table: Any, draws: int, seed: int, batch_s
     from genzoo.tables.encode import encode_frame, fill_holes
     from genzoo.tables.frames import read_frame, to_native
 
+    like = "pandas" if isinstance(table, str | Path) else table
+    frame = read_frame(table, schema=model.schema)
+    data = encode_frame(frame, model.schema)
+    completions = impute_data(model, data, draws, seed, batch_size)
+    return [to_native(fill_holes(frame, data, completed), like=like) for completed in completions]
+
+
+def impute_data(
+    model: DensityModel, data: TableData, draws: int, seed: int = 0, batch_size: int = 4096
+) -> list[TableData]:
+    """``draws`` completions of encoded rows: every hole of a scored column filled, observed cells as they are.
+
+    Raises:
+        CapabilityError: the model does not impute.
+        DataError: ``draws`` is below one.
+    """
     if not model.capabilities.imputes:
         raise CapabilityError(f"{type(model).__name__} does not impute; genzoo models lists those that do")
     if draws < 1:
         raise DataError(f"the number of draws must be at least 1, got {draws}")
-    like = "pandas" if isinstance(table, str | Path) else table
-    frame = read_frame(table, schema=model.schema)
-    data = encode_frame(frame, model.schema)
     filled = _impute_batches(model, data.batch(), draws, seed, batch_size)
-    frames = []
-    for draw in range(draws):
-        completed = _joined([parts[draw] for parts in filled], model.schema)
-        frames.append(to_native(fill_holes(frame, data, completed), like=like))
-    return frames
+    return [_joined([parts[draw] for parts in filled], model.schema) for draw in range(draws)]
 
 
 def _impute_batches(
