@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def ramped_decay(decay: float) -> Any:
@@ -34,6 +34,18 @@ class WeightAverage(WeightAveraging):
         if stage == "fit":
             pl_module.fit_codec(trainer.datamodule)  # type: ignore[attr-defined,operator]
         super().setup(trainer, pl_module, stage)
+
+    def evaluated(self, pl_module: pl.LightningModule) -> nn.Module:
+        """The module whose weights validation and checkpoints see: the average, once there is one."""
+        average = self._average_model
+        return pl_module if average is None or not int(average.n_averaged) else average.module
+
+    def restart(self, pl_module: pl.LightningModule) -> None:
+        """The average starts anew from the module's weights (a new stage of training begins)."""
+        average = self._average_model
+        if average is not None:
+            average.module.load_state_dict(pl_module.state_dict())
+            average.n_averaged.zero_()
 
     def _swap_models(self, pl_module: pl.LightningModule) -> None:
         super()._swap_models(pl_module)

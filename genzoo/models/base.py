@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch import Tensor
 
-from genzoo.codecs.base import Codec, Encoded
+from genzoo.codecs.base import Codec
 from genzoo.errors import CapabilityError, GenZooError
 from genzoo.likelihood.noise import RowNoise, seed_of
 from genzoo.models.averaging import WeightAverage
@@ -97,6 +97,7 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         self.draws = draws
         self.seed = seed
         self.training_record: dict[str, Any] = {}
+        self.validation_source: Callable[[], Iterable[TableBatch]] | None = None
         self.test_likelihood: LogLikelihood | None = None
         require_roles(type(self).__name__, self.capabilities, self.schema)
         require_capable(type(self).__name__, self.capabilities, self.view)
@@ -196,7 +197,10 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
             raise GenZooError(
                 "training needs a GenZoo datamodule (Table, Toy, ...), which knows the rows to fit scales on"
             )
-        batch: TableBatch = datamodule.fit_sample()
+        self.fit_codec_on(datamodule.fit_sample())
+
+    def fit_codec_on(self, batch: TableBatch) -> None:
+        """Fits the codec and the starting values on these training rows."""
         self.codec.fit(batch)
         if not self.closed_form:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -247,21 +251,21 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
 
     def training_step(self, batch: TableBatch, batch_idx: int) -> None:
         batch = split_unseen(batch, self.schema).batch
-        if self.closed_form:
+        if self.in_closed_form:
             if batch_idx == 0:
-                self._closed_form_batches: list[Encoded] = []
-            self._closed_form_batches.append(self.codec.encode(batch))
+                self._closed_form_batches: list[Any] = []
+            self._closed_form_batches.append(self.training_rows(batch))
             if self.trainer.is_last_batch:
                 self.fit_closed_form(self._closed_form_batches)
                 del self._closed_form_batches
                 self.count_step()
-                self.trainer.should_stop = True
+                self.end_closed_form()
             return
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             # training noise is a function of (seed, step), so a resumed run sees the draws of an uninterrupted one
             torch.manual_seed(seed_of(self.seed, "train", self.global_step, batch_idx, self.global_rank))
-            loss = self.loss(self.codec.encode(batch))
+            loss = self.loss(self.training_rows(batch))
             if not torch.isfinite(loss):
                 raise GenZooError(
                     f"the loss became {float(loss)} at step {self.global_step}; try a smaller learning rate "
@@ -273,14 +277,40 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch))
 
     def _optimizer_step(self) -> None:
-        optimizer: Any = self.optimizers()
-        if self.gradient_clip:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
+        optimizer, scheduler = self.current_optimizer()
+        if self.current_clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), self.current_clip)
         optimizer.step()
         optimizer.zero_grad()
-        if self.schedule != "plateau":
-            scheduler: Any = self.lr_schedulers()
+        if self.current_schedule != "plateau":
             scheduler.step()
+
+    # Models that train in stages (genzoo/models/stages.py) answer the next six by the stage they are in.
+
+    def training_rows(self, batch: TableBatch) -> Any:
+        """What the loss reads of raw rows: by default the codec's view of them."""
+        return self.codec.encode(batch)
+
+    @property
+    def in_closed_form(self) -> bool:
+        """Training collects the rows of this epoch and computes, instead of stepping an optimiser."""
+        return self.closed_form
+
+    def end_closed_form(self) -> None:
+        """What follows a closed form: the end of training."""
+        self.trainer.should_stop = True
+
+    def current_optimizer(self) -> tuple[Any, Any]:
+        """The optimiser and the learning-rate schedule in use."""
+        return self.optimizers(), self.lr_schedulers()
+
+    @property
+    def current_schedule(self) -> Schedule:
+        return self.schedule
+
+    @property
+    def current_clip(self) -> float:
+        return self.gradient_clip
 
     def count_step(self) -> None:
         """Counts one optimiser step of a model that has no optimiser, so that Lightning checkpoints and logs."""
@@ -290,6 +320,10 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
 
     def validation_batches(self) -> list[Any]:
         """Encoded validation rows, for closed-form choices such as the number of components."""
+        if self.validation_source is not None:
+            return [self.codec.encode(batch) for batch in self.validation_source()]
+        if getattr(self, "_trainer", None) is None:
+            return []
         data = self.trainer.datamodule.data("val")  # type: ignore[attr-defined]
         return [self.codec.encode(split_unseen(b, self.schema).batch) for b in _chunks(data, 4096)] if len(data) else []
 
@@ -303,21 +337,27 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         self._validation += torch.tensor([-float(values.sum()), len(values)], dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
-        total = self._validation
-        if self.trainer.world_size > 1:
-            total = self.all_gather(total.to(self.device)).reshape(-1, 2).sum(0).cpu()  # type: ignore[union-attr]
+        total = self._gathered(self._validation)
         if total[1] == 0:
             return
         nll = float(total[0] / total[1])
-        # as a float64 tensor, or Lightning rounds it to float32 (a device without float64 has to)
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        self.log("val/nll", torch.tensor(nll, dtype=dtype), prog_bar=True, rank_zero_only=False)
+        self.log("val/nll", self._logged(nll), prog_bar=True, rank_zero_only=False)
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking and not self.closed_form:
             optimizer: Any = self.optimizers()
             self.log("lr", optimizer.param_groups[0]["lr"])
             if self.schedule == "plateau":
                 scheduler: Any = self.lr_schedulers()
                 scheduler.step(nll)
+
+    def _gathered(self, total: Tensor) -> Tensor:
+        """``(2,)`` sums over rows, over all devices."""
+        if self.trainer.world_size > 1:
+            return self.all_gather(total.to(self.device)).reshape(-1, 2).sum(0).cpu()  # type: ignore[union-attr]
+        return total
+
+    def _logged(self, number: float) -> Tensor:
+        """A float64 tensor, or Lightning rounds the number to float32 (a device without float64 has to)."""
+        return torch.tensor(number, dtype=torch.float32 if self.device.type == "mps" else torch.float64)
 
     def on_test_epoch_start(self) -> None:
         self._test_parts: list[dict[str, np.ndarray]] = []

@@ -96,7 +96,7 @@ class GaussianMixture(DensityModel):
         train = concatenate(list(batches))
         device = train.number.device
         layout = layout_of(self.codec.numbers, self.codec.categories, cell_variance(self.state.layout, train))
-        held_batches = self.validation_batches() if getattr(self, "_trainer", None) is not None else []
+        held_batches = self.validation_batches()
         whole = train
         if held_batches:
             held = concatenate(list(held_batches))
