@@ -8,9 +8,12 @@ _LAZY = {
     "TableDataModule": "genzoo.datamodules.base",
     "Images": "genzoo.datamodules.images",
     "BatchLoader": "genzoo.datamodules.loader",
+    "BinaryImages": "genzoo.datamodules.binary",
+    "BinaryVectors": "genzoo.datamodules.binary",
     "RowGroupLoader": "genzoo.datamodules.streamed",
     "StreamedTable": "genzoo.datamodules.streamed",
     "Table": "genzoo.datamodules.table",
+    "Text": "genzoo.datamodules.text",
     "Toy": "genzoo.datamodules.toy",
     "UCIBenchmark": "genzoo.datamodules.uci",
 }

@@ -18,7 +18,7 @@ from genzoo.errors import SchemaError
 
 Kind = Literal["continuous", "quantized", "mixed", "categorical", "binary", "constant"]
 Role = Literal["value", "context", "treatment", "outcome", "sensitive", "time", "group", "ignore"]
-Storage = Literal["float", "int", "bool", "string", "date", "datetime", "duration"]
+Storage = Literal["float", "int", "bool", "string", "text", "date", "datetime", "duration"]
 Missing = Literal["hole", "value"]
 
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -39,7 +39,8 @@ class Column:
             ``binary``: probability. ``constant``: adds nothing.
         role: How the column is used. ``value`` columns (and treatment, outcome, sensitive) are scored; ``context`` is
             conditioned on; ``time``, ``group`` and ``ignore`` are not modelled.
-        storage: How cells are written in a file, so that samples come back in the same form.
+        storage: How cells are written in a file, so that samples come back in the same form. ``text`` is for a block of
+            single characters, written as one string.
         step: Grid spacing of a quantized column, in the column's unit.
         origin: A point of the grid.
         atoms: Values with probability of their own (``mixed`` and, optionally, ``quantized`` columns), ascending.
@@ -192,6 +193,18 @@ class Schema:
     def context(self) -> tuple[Column, ...]:
         """Columns that are conditioned on."""
         return tuple(c for c in self.columns if c.is_modelled and c.role == "context")
+
+    @property
+    def cells_of_one_measure(self) -> int | None:
+        """Scored cells of a row where all share one measure, so that bits a cell mean something; else ``None``.
+
+        Counting measure is one for all columns that have it; densities share one only in the same declared unit.
+        """
+        scored = self.scored
+        counting = all(c.kind == "quantized" or c.is_categorical for c in scored)
+        units = {c.unit for c in scored}
+        lebesgue = all(c.kind == "continuous" for c in scored) and len(units) == 1 and None not in units
+        return (sum(c.width for c in scored) or None) if counting or lebesgue else None
 
     @property
     def epsilon(self) -> float:
