@@ -1,8 +1,8 @@
 r"""How heavy is a tail: Hill, moment and kernel estimators with their own choice of how far into the tail to look.
 
-A tail is heavy with index :math:`\alpha` when :math:`P(|X| > x)` falls like :math:`x^{-\alpha}`; the extreme value index is
-:math:`\xi = 1 / \alpha`, and moments of order below :math:`\alpha` exist. A Student t has :math:`\alpha` equal to its
-degrees of freedom. A tail that falls faster than every power is light here, with :math:`\alpha` infinite.
+A tail is heavy with index :math:`\alpha` when :math:`P(|X| > x)` falls like :math:`x^{-\alpha}`; the extreme value
+index is :math:`\xi = 1 / \alpha`, and moments of order below :math:`\alpha` exist. A Student t has :math:`\alpha` equal
+to its degrees of freedom. A tail that falls faster than every power is light here, with :math:`\alpha` infinite.
 
 References:
     Hill (1975); Dekkers, Einmahl, de Haan (1989); Groeneboom, Lopuhaa, de Wolf (2003); double bootstrap: Danielsson, de
@@ -24,6 +24,8 @@ Floats = NDArray[np.float64]
 LARGEST_INDEX = 10.0
 """Tails that fall faster than this power cannot be told from light ones and count as light."""
 FEWEST_ROWS = 100
+FEWEST_EXTREMES = 10
+"""Fewer order statistics are noise, whatever the bootstrap says."""
 ALPHA = 0.6
 _GRID = 200
 
@@ -93,7 +95,9 @@ def tail_index(
     if not unit > 0:
         return NOT_ENOUGH
     distance = (finite - middle) / unit
-    distance = np.abs(distance) if side == "both" else distance[distance > 0] if side == "upper" else -distance[distance < 0]
+    distance = (
+        np.abs(distance) if side == "both" else distance[distance > 0] if side == "upper" else -distance[distance < 0]
+    )
     return _of_distances(distance, num_resamples, seed, level)
 
 
@@ -120,7 +124,8 @@ def _of_distances(distance: Floats, num_resamples: int, seed: int, level: float)
     moment = float(_moment_path(logs[None, : moment_extremes + 1])[0, -1])
     kernel = float(_Kernel(np.array([bandwidth]), num, 2).estimate(_spacings(logs[None]))[0, 0])
     draws = _Resamples(logs, num, hill_extremes / num, num_resamples, rng).logs
-    ends = 1 / np.quantile(_hill_path(draws)[:, -1], [0.5 + level / 2, 0.5 - level / 2])
+    with np.errstate(divide="ignore"):
+        ends = 1 / np.quantile(_hill_path(draws)[:, -1], [0.5 + level / 2, 0.5 - level / 2])
     light = (moment <= 0 and kernel <= 0) or hill * LARGEST_INDEX < 1
     index = math.inf if light else 1 / hill
     return TailIndex(index, float(ends[0]), float(ends[1]), hill, moment, kernel, hill_extremes, num)
@@ -243,7 +248,7 @@ def _choices(large: _Resamples, small: _Resamples, errors: tuple[Floats, Floats]
     share = 0.005
     while True:
         k1, k2 = (
-            _minimiser(error, max(3, math.ceil(share * part.size)), error.shape[1])
+            _minimiser(error, max(FEWEST_EXTREMES, math.ceil(share * part.size)), error.shape[1])
             for error, part in zip(errors, (large, small), strict=True)
         )
         share += 0.005
@@ -259,7 +264,7 @@ def _hill_choice(large: _Resamples, small: _Resamples, num: int) -> int:
     k1, k2 = _choices(large, small, (error(large), error(small)), num)
     log_k, log_n = math.log(k1), math.log(large.size)
     rho = (1 - 2 * (log_k - log_n) / log_k) ** (log_k / log_n - 1)
-    return max(2, round(k1**2 / k2 * rho))
+    return max(FEWEST_EXTREMES, round(k1**2 / k2 * rho))
 
 
 def _moment_choice(large: _Resamples, small: _Resamples, logs: Floats, num: int) -> int:
@@ -268,7 +273,7 @@ def _moment_choice(large: _Resamples, small: _Resamples, logs: Floats, num: int)
         with np.errstate(divide="ignore", invalid="ignore"):
             xi = first + 1 - 0.5 / (1 - first**2 / second)
             other = np.sqrt(second / 2) + 1 - (2 / 3) / (1 - first * second / third)
-        return np.asarray((xi - other) ** 2)
+            return np.asarray((xi - other) ** 2)
 
     k1, k2 = _choices(large, small, (error(large), error(small)), num)
     log_k, log_n = math.log(k1), math.log(large.size)
@@ -277,7 +282,7 @@ def _moment_choice(large: _Resamples, small: _Resamples, logs: Floats, num: int)
     rho = log_k / (2 * log_k - 2 * log_n)
     pilot = float(_moment_path(logs[None, : max(3, math.isqrt(num)) + 1])[0, -1])
     factor = _moment_factor(pilot, rho)
-    return max(3, round(k1**2 / k2 * factor)) if math.isfinite(factor) and factor > 0 else k1
+    return max(FEWEST_EXTREMES, round(k1**2 / k2 * factor)) if math.isfinite(factor) and factor > 0 else k1
 
 
 def _moment_factor(xi: float, rho: float) -> float:
