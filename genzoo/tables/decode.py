@@ -56,6 +56,10 @@ def decode_table(data: TableData, schema: Schema | None = None, backend: Any = "
 
 
 def _blocked(flat: pa.Array, column: Column) -> pa.Array:
+    if column.storage == "text":
+        cells = flat.to_pylist()
+        words = (cells[i : i + column.width] for i in range(0, len(cells), column.width))
+        return pa.array([None if None in word else "".join(word) for word in words], pa.string())
     return pa.FixedSizeListArray.from_arrays(flat, column.width) if column.shape else flat
 
 
@@ -138,9 +142,10 @@ def fill_holes(frame: Any, data: TableData, completed: TableData) -> nw.DataFram
 def _merge(given: pa.Array, drawn: pa.Array, gone: np.ndarray, column: Column, tokens: Iterable[str]) -> pa.Array:
     mask = pa.array(gone)
     if column.shape:
-        return pa.array(
-            [b if hole else a for a, b, hole in zip(given.to_pylist(), drawn.to_pylist(), gone)], drawn.type
-        )
+        kept = given.to_pylist()
+        if column.storage == "text":  # lists of characters, some of them missing, become texts
+            kept = [word if word is None or isinstance(word, str) or None in word else "".join(word) for word in kept]
+        return pa.array([b if hole else a for a, b, hole in zip(kept, drawn.to_pylist(), gone)], drawn.type)
     if pa.types.is_null(given.type):
         return drawn
     if is_text(given.type):

@@ -125,7 +125,7 @@ class TableData:
 
         return TableBatch(
             torch.as_tensor(np.ascontiguousarray(self.numeric, dtype=np.float64)),
-            torch.as_tensor(np.ascontiguousarray(self.codes)),
+            torch.as_tensor(np.ascontiguousarray(self.codes, dtype=np.int64)),
             torch.as_tensor(np.ascontiguousarray(self.rows)),
         )
 
@@ -193,6 +193,8 @@ def _listed(names: Sequence[str]) -> str:
 def _flat(cells: pa.ChunkedArray, column: Column) -> pa.Array:
     """The cells of a column; those of a block row by row."""
     array = as_array(cells)
+    if column.storage == "text" and is_text(array.type):
+        return _characters(array, column)
     nested = (
         pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type)
     )
@@ -214,6 +216,19 @@ def _flat(cells: pa.ChunkedArray, column: Column) -> pa.Array:
             f"expected {column.width} (shape {column.shape})"
         )
     return as_array(array.flatten())
+
+
+def _characters(array: pa.Array, column: Column) -> pa.Array:
+    """The characters of a column of text, row by row; a missing text is a row of missing characters."""
+    words = array.to_pylist()
+    for row, word in enumerate(words):
+        if word is not None and len(word) != column.width:
+            raise DataError(
+                f"column '{column.name}', row {row}: {len(word)} characters, expected {column.width} "
+                f"(shape {list(column.shape)}); cut the text into pieces of that length"
+            )
+    cells = [c for word in words for c in (word if word is not None else [None] * column.width)]
+    return pa.array(cells, pa.string())
 
 
 def number_cells(cells: pa.Array, column: Column, tokens: Iterable[str]) -> np.ndarray:
@@ -305,7 +320,7 @@ def _codes(cells: pa.Array, column: Column, tokens: Iterable[str]) -> np.ndarray
         low = pc.utf8_lower(words)
         true, false = (pc.is_in(low, value_set=pa.array(w, pa.string())) for w in (["true", "1"], ["false", "0"]))
         words = pc.if_else(true, "True", pc.if_else(false, "False", words)).cast(pa.string())
-    elif column.storage != "string" and is_text(cells.type):  # '1.0' in a file for 1 in the schema
+    elif column.storage not in ("string", "text") and is_text(cells.type):  # '1.0' in a file for 1 in the schema
         words = texts(_dated(type_text(words, tokens), column), tokens)
     index = pc.index_in(words, value_set=known)
     if column.storage == "string" and index.null_count > words.null_count:
