@@ -171,6 +171,37 @@ class Maker:
 
 
 MAKERS: dict[str, Maker] = {
+    "fidelity": Maker(
+        "Fidelity",
+        "How much samples look like held-out rows, one column, two columns and all columns at a time. The note of each "
+        "model says what training rows would score in place of samples: no model can be expected to do better.",
+        "genzoo.evaluation.fidelity:fidelity_section",
+        by_default=False,
+    ),
+    "calibration": Maker(
+        "Calibration of the density",
+        "Whether held-out rows lie where the model puts its mass, and whether spoiled rows lose likelihood.",
+        "genzoo.evaluation.calibration:calibration_section",
+        by_default=False,
+    ),
+    "usefulness": Maker(
+        "Usefulness",
+        "Predictors trained on samples, and on as many training rows, judged on the same held-out rows.",
+        "genzoo.evaluation.usefulness:usefulness_section",
+        by_default=False,
+    ),
+    "privacy": Maker(
+        "Privacy",
+        "Whether samples, or the likelihood itself, give training rows away. Held-out rows are the yardstick.",
+        "genzoo.evaluation.privacy:privacy_section",
+        by_default=False,
+    ),
+    "outliers": Maker(
+        "Outliers",
+        "Whether the likelihood finds rows that were spoiled on purpose.",
+        "genzoo.evaluation.outliers:outliers_section",
+        by_default=False,
+    ),
     "imputation": Maker(
         "Imputation",
         "A fifth of the cells of held-out rows is hidden, the same cells for every model, and filled in again.",
