@@ -1,0 +1,369 @@
+"""The energy-based flow: layers and their derivatives, score-matching losses, exact likelihoods, pictures and tables."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from genzoo.bijections.dense_linear import Convolution, Dense, Reorder
+from genzoo.bijections.energy_layer import EnergyLayer
+from genzoo.bijections.smooth_activation import ShareLogit, SmoothLeakyReLU
+from genzoo.likelihood import score_matching
+from genzoo.models.flows.energy_flow import EnergyFlow, Matching, Stack
+from genzoo.models.flows.energy_networks import CouplingLayer, convolutional_layers, coupling_layers, dense_layers
+
+D = 6
+
+
+def shaken(module: Any, size: float = 0.2, seed: int = 0) -> Any:
+    """The module in float64, away from its starting point."""
+    generator = torch.Generator().manual_seed(seed)
+    module = module.double()
+    for parameter in module.parameters():
+        parameter.data += size * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    return module
+
+
+def layer_of(name: str) -> EnergyLayer:
+    torch.manual_seed(1)
+    layers: dict[str, Any] = {
+        "dense": lambda: Dense(D, "negative", 2),
+        "convolution": lambda: Convolution((1, 2, 3), 3),
+        "reorder": lambda: Reorder(torch.randperm(D)),
+        "activation": lambda: SmoothLeakyReLU(),
+        "residual_activation": lambda: SmoothLeakyReLU(residual=True),
+        "logit": lambda: ShareLogit(4.0, 0.5),
+        "coupling": lambda: CouplingLayer(D, [3, 4, 5], 2, 8, 2),
+    }
+    return shaken(layers[name]())  # type: ignore[no-any-return]
+
+
+LAYERS = ("dense", "convolution", "reorder", "activation", "residual_activation", "logit", "coupling")
+
+
+def points(name: str, batch: int = 5) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(batch, D, generator=generator, dtype=torch.float64)
+    return 4 * torch.sigmoid(x) if name == "logit" else x
+
+
+def context_of(x: Tensor) -> Tensor:
+    return x[:, :2].cos()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_knows_its_log_determinant(name: str) -> None:
+    layer, x = layer_of(name), points(name)
+    context = context_of(x)
+    u, log_det = layer.inverse(x, context)
+    full = torch.stack(
+        [torch.func.jacrev(lambda p, c=c: layer.push(p[None], c[None])[0][0])(row) for row, c in zip(x, context)]
+    )
+    torch.testing.assert_close(log_det, torch.linalg.slogdet(full)[1])
+    back, log_det_back = layer(u, context)
+    torch.testing.assert_close(back, x, atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(log_det_back, -log_det, atol=1e-8, rtol=1e-8)
+    assert layer.linear == (layer.push(x, context)[1] is None)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_knows_its_derivatives(name: str) -> None:
+    """Gradient, directional derivative and curvature against automatic differentiation in float64."""
+    layer, x = layer_of(name), points(name)
+    context = context_of(x)
+    generator = torch.Generator().manual_seed(3)
+    grad = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    v = torch.randn(2, *x.shape, generator=generator, dtype=torch.float64)
+
+    def value(p: Tensor, c: Tensor, g: Tensor) -> Tensor:
+        u, log_det = layer.push(p[None], c[None])
+        return (u[0] * g).sum() + (0.0 if log_det is None else log_det[0])
+
+    for i in range(len(x)):
+        arguments = (x[i], context[i], grad[i])
+        torch.testing.assert_close(layer.pull(x, grad, context)[i], torch.func.grad(value)(*arguments))
+        hessian = torch.func.hessian(value)(*arguments)
+        jacobian = torch.func.jacrev(lambda p, c: layer.push(p[None], c[None])[0][0])(x[i], context[i])
+        for s in range(2):
+            torch.testing.assert_close(layer.tangent(x, v, context)[s, i], jacobian @ v[s, i])
+            bend = v[s, i] @ hessian @ v[s, i]
+            torch.testing.assert_close(layer.curvature(x, v, grad, context)[s, i], bend, atol=1e-10, rtol=1e-7)
+    pushed = layer.push_along(x, v, context)
+    torch.testing.assert_close(pushed[0], layer.push(x, context)[0])
+    torch.testing.assert_close(pushed[2], layer.tangent(x, v, context))
+
+
+def flow_of(kind: str) -> EnergyFlow:
+    torch.manual_seed(0)
+    if kind == "dense":
+        return shaken(EnergyFlow(D, dense_layers(D, 3)))  # type: ignore[no-any-return]
+    if kind == "convolutional":
+        return shaken(EnergyFlow(16, convolutional_layers((4, 4), 2, 2, 3)))  # type: ignore[no-any-return]
+    return shaken(EnergyFlow(D, coupling_layers(D, 0, 2, 8)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolutional", "coupling"])
+def test_score_is_unaffected_by_the_determinants_of_linear_layers(kind: str) -> None:
+    flow = flow_of(kind)
+    x = torch.randn(7, flow.num_features, dtype=torch.float64)
+    full = torch.func.grad(lambda p: flow.log_prob(p).sum())(x)
+    energy = torch.func.grad(lambda p: -flow.stack.energy(p).sum())(x)
+    torch.testing.assert_close(full, energy, rtol=0, atol=1e-10)
+    torch.testing.assert_close(flow.stack.score(x), energy, rtol=0, atol=1e-10)
+    flow.eval()
+    constant = flow.log_prob(x) + flow.stack.energy(x)
+    torch.testing.assert_close(constant, flow.log_constant().expand(7))
+    torch.testing.assert_close(
+        constant[0], torch.stack([torch.linalg.slogdet(one.matrix())[1] for one in flow.linear]).sum()
+    )
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolutional", "coupling"])
+def test_likelihood_agrees_with_the_full_jacobian_and_samples_come_back(kind: str) -> None:
+    flow = flow_of(kind).eval()
+    drawn = flow.sample(4, None, torch.Generator().manual_seed(0))
+
+    def latent(row: Tensor) -> Tensor:
+        for layer in flow.stack.layers:
+            row = layer.push(row[None])[0][0]
+        return row
+
+    for row, log_prob in zip(drawn, flow.log_prob(drawn)):
+        jacobian = torch.func.jacrev(latent)(row)
+        base = -0.5 * latent(row).square().sum() - 0.5 * flow.num_features * math.log(2 * math.pi)
+        torch.testing.assert_close(log_prob, torch.linalg.slogdet(jacobian)[1] + base)
+    torch.testing.assert_close(
+        torch.stack([latent(row) for row in drawn]),
+        torch.randn(4, flow.num_features, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
+        atol=1e-8,
+        rtol=1e-8,
+    )
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolutional", "coupling"])
+def test_the_written_out_score_and_curvature_are_those_of_automatic_differentiation(kind: str) -> None:
+    flow = flow_of(kind)
+    x = torch.randn(3, flow.num_features, dtype=torch.float64)
+    probes = score_matching.sign_probes(x, 2)
+    score, curvature = flow.stack.score_and_curvature(x, probes)
+    expected = score_matching.score_and_curvature(lambda p: -flow.stack.energy(p), x, probes)
+    torch.testing.assert_close(score, expected[0])
+    torch.testing.assert_close(curvature, expected[1])
+    # and so are their gradients in the weights
+    weights = list(flow.parameters())
+    ours = torch.autograd.grad(score_matching.sliced(score, curvature), weights, allow_unused=True)
+    theirs = torch.autograd.grad(score_matching.sliced(*expected), weights, allow_unused=True)
+    for one, other in zip(ours, theirs):
+        zero = torch.zeros(())
+        torch.testing.assert_close(zero if one is None else one, zero if other is None else other, check_dtype=False)
+
+
+def test_scaling_the_last_layer_changes_the_constant_by_d_log_c() -> None:
+    flow = flow_of("dense").eval()
+    before = flow.log_constant()
+    flow.linear[-1].get_parameter("weight").data *= 3.0
+    torch.testing.assert_close(flow.log_constant() - before, torch.tensor(D * math.log(3.0), dtype=torch.float64))
+
+
+def test_determinants_are_kept_until_weights_change() -> None:
+    flow = flow_of("dense").eval()
+    x = torch.randn(2, D, dtype=torch.float64)
+    with torch.no_grad():
+        first = flow.log_prob(x)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.linalg, "slogdet", _refused)
+            torch.testing.assert_close(flow.log_prob(x), first)
+        flow.linear[0].get_parameter("weight").data.mul_(2.0)
+        fresh = EnergyFlow(D, flow.stack.layers).eval()
+        for layer in fresh.linear:
+            del layer._kept  # type: ignore[attr-defined]
+        torch.testing.assert_close(flow.log_constant(), fresh.log_constant())
+
+
+def test_the_activation_is_inverted_far_out_and_from_single_precision() -> None:
+    for layer in (SmoothLeakyReLU(), SmoothLeakyReLU(residual=True), SmoothLeakyReLU(0.01)):
+        x = torch.linspace(-50, 50, 2001, dtype=torch.float64)[:, None]
+        assert float((layer(layer.value(x))[0] - x).abs().max()) < 1e-8
+        single = x.float()
+        assert float((layer(layer.value(single))[0] - single).abs().max()) < 1e-3
+
+
+def _refused(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("a determinant, a factorisation or an inverse was computed")
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolutional", "coupling"])
+@pytest.mark.parametrize("objective", ["ssm", "dsm", "fdssm"])
+def test_score_matching_computes_no_determinant(kind: str, objective: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = flow_of(kind).train()
+    for name in (
+        "slogdet",
+        "det",
+        "lu",
+        "lu_factor",
+        "lu_factor_ex",
+        "inv",
+        "solve",
+        "qr",
+        "svd",
+        "svdvals",
+        "eigvals",
+    ):
+        monkeypatch.setattr(torch.linalg, name, _refused)
+    for name in ("slogdet", "det", "logdet", "lu", "inverse"):
+        monkeypatch.setattr(torch, name, _refused)
+        monkeypatch.setattr(torch.Tensor, name, _refused, raising=False)
+    x = torch.randn(8, flow.num_features, dtype=torch.float64)
+    Matching(objective).loss(flow, x).backward()
+    for name, parameter in flow.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+    with pytest.raises(AssertionError, match="was computed"):
+        Matching("ml").loss(flow, x)
+
+
+# ---- losses against closed forms on Gaussians ---------------------------------------------------------------------
+
+
+def gaussian_flow(covariance: Tensor) -> EnergyFlow:
+    """The flow of one matrix that is N(0, covariance)."""
+    flow = EnergyFlow(len(covariance), [Dense(len(covariance), "identity")]).double()
+    flow.layers[0].weight.data = torch.linalg.inv(torch.linalg.cholesky(covariance))  # type: ignore[assignment]
+    return flow
+
+
+def random_covariance(width: int = 4, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    return a @ a.t() / width + 0.5 * torch.eye(width, dtype=torch.float64)
+
+
+def draws(covariance: Tensor, number: int, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(number, len(covariance), generator=generator, dtype=torch.float64)
+    return z @ torch.linalg.cholesky(covariance).t()
+
+
+@pytest.mark.parametrize("objective", ["ssm", "exact", "dsm", "fdssm"])
+def test_losses_have_their_closed_form_on_gaussians(objective: str) -> None:
+    """Within 5 standard errors: false alarm below 1e-6."""
+    model, data = random_covariance(), random_covariance(seed=5)
+    flow, x = gaussian_flow(model), draws(random_covariance(seed=5), 100_000)
+    precision = torch.linalg.inv(model)
+    implicit = 0.5 * torch.trace(precision @ data @ precision) - torch.trace(precision)
+    torch.manual_seed(0)
+    if objective == "dsm":
+        sigma = 0.3
+        noisy = data + sigma**2 * torch.eye(4)
+        implicit = 0.5 * torch.trace(precision @ noisy @ precision) - torch.trace(precision) + 4 / (2 * sigma**2)
+        setting = Matching("dsm", noise=sigma)
+    elif objective == "fdssm":
+        setting = Matching("fdssm", epsilon=0.1)  # a quadratic energy has no error in epsilon but (E+ - E-)^2 / 8
+    else:
+        setting = Matching("ssm", slices=1 if objective == "ssm" else None)
+    parts = torch.stack([setting.loss(flow, part).detach() for part in x.chunk(50)])
+    error = float(parts.std() / 50**0.5)
+    assert float(parts.mean()) == pytest.approx(float(implicit) / 4, abs=5 * error + 1e-12)
+    assert error < 0.05
+
+
+def test_finite_differences_approach_the_implicit_loss_with_the_square_of_the_step() -> None:
+    flow = flow_of("dense")
+    x = torch.randn(1, D, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    v = torch.randn(4000, D, generator=generator, dtype=torch.float64)
+    v = v / v.norm(dim=1, keepdim=True)
+    score, curvature = flow.stack.score_and_curvature(x.expand(4000, D), v[None])
+    along = (score * v).sum(1)  # the same directions, so that nothing but the step differs
+    limit = float((0.5 * along.square() + curvature[0]).mean())
+    errors = []
+    for epsilon in (0.4, 0.2, 0.1):
+        centre, ahead, behind = (flow.stack.energy(x.expand(4000, D) + side * epsilon * v) for side in (0, 1, -1))
+        errors.append(abs(float(score_matching.finite_difference(centre, ahead, behind, epsilon)) - limit))
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)
+    assert errors[1] / errors[2] == pytest.approx(4, rel=0.1)
+
+
+def test_the_contrastive_gradient_is_that_of_maximum_likelihood() -> None:
+    torch.manual_seed(0)
+    flow = shaken(EnergyFlow(2, dense_layers(2, 2)), 0.4).train()
+    x = draws(random_covariance(2, 3), 20_000)
+    weights = list(flow.parameters())
+    likelihood = torch.autograd.grad(Matching("ml").loss(flow, x), weights)
+    contrast = torch.autograd.grad(Matching("sml").loss(flow, x.repeat(5, 1)), weights)
+    one, other = (torch.cat([part.flatten() for part in parts]) for parts in (likelihood, contrast))
+    assert float(torch.cosine_similarity(one, other, dim=0)) > 0.99
+    assert float(other.norm() / one.norm()) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("objective", ["ssm", "dsm", "fdssm", "ml"])
+def test_gaussian_data_are_learned(objective: Any) -> None:
+    """Sliced and finite-difference matching find S, denoising finds S + sigma^2: within the error of 4000 rows."""
+    covariance, sigma = random_covariance(3), 0.5
+    x = draws(covariance, 4000)
+    torch.manual_seed(0)
+    flow = EnergyFlow(3, [Dense(3, "identity")]).double().train()
+    setting = Matching(objective, noise=sigma, epsilon=0.1)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
+    for step in range(400):
+        loss = setting.loss(flow, x[torch.randint(0, 4000, (1000,))])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    weight = flow.linear[0].matrix().detach()
+    found = torch.linalg.inv(weight.t() @ weight)
+    expected = covariance + (sigma**2 if objective == "dsm" else 0.0) * torch.eye(3)
+    assert float((found - expected).abs().max()) < 0.15 * float(expected.max())
+
+
+def test_density_in_two_dimensions_integrates_to_one() -> None:
+    for layers in (dense_layers(2, 3), coupling_layers(2, 0, 3, 8)):
+        torch.manual_seed(0)
+        flow = shaken(EnergyFlow(2, layers), 0.15).eval()
+        reach = flow.sample(20_000, None, torch.Generator().manual_seed(0)).abs().amax(0) * 1.7
+        axes = [torch.linspace(-float(r), float(r), 900, dtype=torch.float64) for r in reach]
+        grid = torch.cartesian_prod(*axes)
+        with torch.no_grad():
+            density = flow.log_prob(grid).exp()
+        total = float(density.sum() * (axes[0][1] - axes[0][0]) * (axes[1][1] - axes[1][0]))
+        assert total == pytest.approx(1, abs=2e-3)
+
+
+def test_matching_before_the_preprocessing_is_another_loss_of_the_same_density() -> None:
+    flow = flow_of("dense").train()
+    front = ShareLogit(256.0, 0.5).double()
+    x = 256 * torch.rand(20, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y, log_det = front.push(x)
+    before = Stack([front, *flow.stack.layers])
+    torch.testing.assert_close(before.energy(x), flow.stack.energy(y) - log_det)
+    ssm = Matching("ssm")
+    assert not torch.isclose(ssm.loss(flow, y), ssm.loss(flow, x, stack=before))
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ValueError, match="objective must be one of"):
+        Matching("nce")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="slices must be at least 1"):
+        Matching(slices=0)
+    with pytest.raises(ValueError, match="noise and epsilon must be above 0"):
+        Matching(noise=0.0)
+    with pytest.raises(ValueError, match="kernel must be odd"):
+        Convolution((1, 4, 4), 2)
+    with pytest.raises(ValueError, match="sides divisible by 4"):
+        convolutional_layers((6, 6), 3)
+
+
+def test_parameter_counts_are_those_of_the_paper() -> None:
+    def count(flow: EnergyFlow) -> int:
+        return sum(p.numel() for p in flow.parameters())
+
+    assert count(EnergyFlow(784, dense_layers(784))) == 1_230_880
+    assert count(EnergyFlow(784, convolutional_layers((28, 28)))) == 26_796
+    assert np.isfinite(count(EnergyFlow(2, coupling_layers(2, 0))))
