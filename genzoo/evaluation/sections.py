@@ -202,6 +202,12 @@ MAKERS: dict[str, Maker] = {
         "genzoo.evaluation.outliers:outliers_section",
         by_default=False,
     ),
+    "tails": Maker(
+        "Tails",
+        "Whether rare, large values come as often and as large in samples as in held-out rows; made where a column "
+        "is heavy-tailed.",
+        "genzoo.evaluation.tails:tails_section",
+    ),
     "imputation": Maker(
         "Imputation",
         "A fifth of the cells of held-out rows is hidden, the same cells for every model, and filled in again.",
