@@ -88,6 +88,19 @@ _ENTRIES = (
         group="flows",
     ),
     Entry(
+        key="tail_adaptive_flow",
+        class_path="genzoo.models.flows.tail_adaptive_flow.TailAdaptiveFlow",
+        summary="Spline flow with light or heavy tails per column, by its base density or by a last layer.",
+        paper="Laszkiewicz et al. (2022), arXiv:2206.10311; Hickling and Prangle (2025), arXiv:2406.16971",
+        capabilities=Capabilities(
+            missing="lower_bound",
+            context=True,
+            context_missing=True,
+            quantized="lower_bound",
+            categorical="lower_bound",
+            imputes=True,
+        ),
+    Entry(
         key="forest_autoregressive",
         class_path="genzoo.models.trees.forest_autoregressive.ForestAutoregressive",
         summary="Autoregressive tree ensemble: a boosted classifier of bins a column; exact on mixed rows.",
