@@ -25,8 +25,8 @@ from genzoo.tables.batch import TableBatch
 class TailAdaptiveFlow(DensityModel):
     r"""Autoregressive spline flow with chosen tails, for tables with rare, large values.
 
-    A flow of bounded slope gives every column the tail of its base density: from a Gaussian, never a heavy one. Two ways
-    out, on one spline backbone:
+    A flow of bounded slope gives every column the tail of its base density: from a Gaussian, never a heavy one. Two
+    ways out, on one spline backbone:
 
     .. math:: \text{base:}\quad z_j \sim N(0, 1) \text{ (light)},\; t_{\nu_j} \text{ (heavy)} \qquad
         \text{tail:}\quad x_j = \mu_j + \sigma_j s\, \frac{\operatorname{erfc}(|z_j| / \sqrt 2)^{-\lambda_{js}} - 1}
@@ -35,8 +35,8 @@ class TailAdaptiveFlow(DensityModel):
     ``base`` makes the base density heavy: all coordinates (``taf``: one :math:`\nu`, ``gtaf``: one each) or the heavy
     columns alone (``mtaf``, ``mtaf_fix``), whose class is estimated on training rows; then permutations and linear maps
     keep light columns free of heavy ones, so that a light column stays light. ``tail`` puts a last layer of generalised
-    Pareto tails with index :math:`1 / \lambda` per column and side in front of the table, so that the networks never see
-    an extreme value. Both at once is allowed, and heavier than any power.
+    Pareto tails with index :math:`1 / \lambda` per column and side in front of the table, so that the networks never
+    see an extreme value. Both at once is allowed, and heavier than any power.
 
     Columns reach the flow linearly scaled (median, quartiles), or the tails would be those of the scaler; a column with
     declared bounds by its logarithm or log-odds, to which its tail class then refers.
@@ -55,8 +55,8 @@ class TailAdaptiveFlow(DensityModel):
         bins: Pieces of each spline; more detail in each conditional, more memory.
         bound: Splines bend within +-``bound`` (standard units) and are linear outside.
         dropout: Probability of dropping a hidden unit in training; ``None``: more for fewer training rows.
-        scaler: Linear scaling of numeric columns: ``robust`` (median and quartiles) or ``standardise`` (mean and standard
-            deviation, which heavy tails inflate).
+        scaler: Linear scaling of numeric columns: ``robust`` (median and quartiles) or ``standardise`` (mean and
+            standard deviation, which heavy tails inflate).
         particles: Completions a row of which imputations are chosen.
         training: Arguments of :class:`genzoo.models.base.DensityModel` (``lr``, ``patience``, ``ema``, ``draws``,
             ``seed``, ...).
@@ -105,8 +105,8 @@ class TailAdaptiveFlow(DensityModel):
         super().__init__(schema, **training)
         if scaler not in ("robust", "standardise"):
             raise ValueError(
-                f"scaler must be 'robust' or 'standardise', got '{scaler}'; another would bend the tails that the model "
-                "speaks of"
+                f"scaler must be 'robust' or 'standardise', got '{scaler}'; "
+                "another would bend the tails that the model speaks of"
             )
         # Context columns are read, not scored: their scale may bend.
         linear = {column.name: scaler for column in self.schema.scored if column.is_numeric}
