@@ -1,4 +1,4 @@
-"""The energy-based flow: layers and their derivatives, score-matching losses, exact likelihoods, pictures and tables."""
+"""The energy-based flow: layers and derivatives, score-matching losses, exact likelihoods, pictures and tables."""
 
 from __future__ import annotations
 
@@ -163,6 +163,13 @@ def test_the_written_out_score_and_curvature_are_those_of_automatic_differentiat
         torch.testing.assert_close(zero if one is None else one, zero if other is None else other, check_dtype=False)
 
 
+def test_energies_along_a_step_are_those_of_the_three_points() -> None:
+    flow = flow_of("dense")
+    x, v = torch.randn(2, 3, D, dtype=torch.float64)
+    three = torch.stack(flow.stack.energies_along(x, v))
+    torch.testing.assert_close(three, torch.stack([flow.stack.energy(x + side * v) for side in (0, 1, -1)]))
+
+
 def test_scaling_the_last_layer_changes_the_constant_by_d_log_c() -> None:
     flow = flow_of("dense").eval()
     before = flow.log_constant()
@@ -279,12 +286,13 @@ def test_finite_differences_approach_the_implicit_loss_with_the_square_of_the_st
     v = torch.randn(4000, D, generator=generator, dtype=torch.float64)
     v = v / v.norm(dim=1, keepdim=True)
     score, curvature = flow.stack.score_and_curvature(x.expand(4000, D), v[None])
+    score, curvature = score.detach(), curvature.detach()
     along = (score * v).sum(1)  # the same directions, so that nothing but the step differs
     limit = float((0.5 * along.square() + curvature[0]).mean())
     errors = []
     for epsilon in (0.4, 0.2, 0.1):
         centre, ahead, behind = (flow.stack.energy(x.expand(4000, D) + side * epsilon * v) for side in (0, 1, -1))
-        errors.append(abs(float(score_matching.finite_difference(centre, ahead, behind, epsilon)) - limit))
+        errors.append(abs(float(score_matching.finite_difference(centre, ahead, behind, epsilon).detach()) - limit))
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)
     assert errors[1] / errors[2] == pytest.approx(4, rel=0.1)
 
@@ -311,7 +319,7 @@ def test_gaussian_data_are_learned(objective: Any) -> None:
     setting = Matching(objective, noise=sigma, epsilon=0.1)
     optimizer = torch.optim.Adam(flow.parameters(), lr=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
-    for step in range(400):
+    for _ in range(400):
         loss = setting.loss(flow, x[torch.randint(0, 4000, (1000,))])
         optimizer.zero_grad()
         loss.backward()

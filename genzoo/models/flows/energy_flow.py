@@ -37,6 +37,17 @@ class Stack:
             total = total if log_det is None else total - log_det
         return total + 0.5 * x.square().sum(1) + 0.5 * x.shape[1] * log(2 * pi)
 
+    def energies_along(self, x: Tensor, v: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Energies at ``x``, ``x + v`` and ``x - v``, ``(batch,)`` each; leading linear layers see two of them."""
+        layers = list(self.layers)
+        while layers and layers[0].linear:
+            x, _, along = layers.pop(0).push_along(x, v[None], context)
+            v = along[0]
+        points = torch.cat([x, x + v, x - v])
+        energy = Stack(layers).energy(points, None if context is None else context.repeat(3, 1))
+        centre, ahead, behind = energy.chunk(3)
+        return centre, ahead, behind
+
     def undo(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Latent points to data; solves with the matrices, computes no determinant."""
         for layer in reversed(self.layers):
@@ -173,10 +184,7 @@ class Matching:
                 drawn = whole.undo(torch.randn_like(x), context)
             return score_matching.contrastive(whole.energy(x, context), whole.energy(drawn, context)) / width
         if self.objective == "fdssm":
-            step = score_matching.sphere_steps(x, self.epsilon)
-            points = torch.cat([x, x + step, x - step])
-            energy = whole.energy(points, None if context is None else context.repeat(3, 1))
-            centre, ahead, behind = energy.chunk(3)
+            centre, ahead, behind = whole.energies_along(x, score_matching.sphere_steps(x, self.epsilon), context)
             loss = score_matching.finite_difference(centre, ahead, behind, self.epsilon).to(x.dtype)
             return loss if not self.energy_weight else loss + self.energy_weight * centre.mean() / width
         if self.objective == "dsm":
