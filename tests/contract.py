@@ -19,7 +19,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "gidd": {"num_bins": 8, "width": 32, "num_layers": 2, "num_heads": 2, "num_steps": 24, "patience": 0},
     "multinomial_diffusion": {"num_bins": 8, "width": 32, "num_steps": 24, "patience": 0},
     "forest_autoregressive": {"rounds": 40, "groups": 2},
-    "forest_flow": {"num_levels": 8, "rounds": 15, "copies": 3, "groups": 2, "draws": 4, "eta": 0.3},
+    "forest_flow": {"num_levels": 6, "rounds": 15, "copies": 3, "groups": 2, "draws": 4, "eta": 0.3},
+    "forest_diffusion": {"num_levels": 5, "rounds": 12, "copies": 3, "groups": 2, "draws": 4, "eta": 0.3},
 }
 TRAINER = {"max_epochs": 3}
 

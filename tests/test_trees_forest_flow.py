@@ -18,9 +18,17 @@ from genzoo.datamodules.table import Table
 from genzoo.likelihood.noise import RowNoise
 from genzoo.models.trees.code_posterior import Codes
 from genzoo.models.trees.denoiser import View, patterns
-from genzoo.models.trees.forest_flow import ForestFlow, gaussian_fit
+from genzoo.models.trees.forest_flow import ForestFlow
+from genzoo.models.trees.gaussian_fits import gaussian_fit
 from genzoo.models.trees.level_job import _rows_to_noise, axis_variances, noised_copies, posterior_means
-from genzoo.trees.levels import level_grid, reverse_kernel, shortest_path
+from genzoo.trees.levels import Level, NoisePath, StraightPath, VariancePreserving, reverse_kernel, shortest_path
+
+STRAIGHT = StraightPath()
+
+
+def at(time: float) -> Level:
+    """A level of the straight path."""
+    return STRAIGHT.level(0, time)
 
 
 def fit(frame: pd.DataFrame, **arguments: Any) -> ForestFlow:
@@ -43,28 +51,55 @@ def encoded(model: ForestFlow, frame: pd.DataFrame) -> Any:
 
 
 @pytest.mark.parametrize("spacing", ["uniform", "log_snr"])
-def test_levels_ascend_to_pure_noise(spacing: Any) -> None:
-    levels = level_grid(12, spacing, 5)
-    assert len(levels) == 12
-    assert levels[-1] == 1
-    assert (np.diff(levels) > 0).all()
-    assert levels[0] > 0
+@pytest.mark.parametrize("path", [STRAIGHT, VariancePreserving()], ids=["straight", "variance preserving"])
+def test_levels_ascend_to_most_noise(path: NoisePath, spacing: Any) -> None:
+    levels = path.levels(12, spacing, 5)
+    assert [level.index for level in levels] == list(range(12))
+    assert levels[-1].time == 1
+    assert (np.diff([level.time for level in levels]) > 0).all()
+    assert (np.diff([level.snr for level in levels]) < 0).all()
+    assert levels[0].time > 0
+    assert len(path.levels(1, spacing, 5)) == 1
+    if spacing == "log_snr":
+        steps = np.diff(np.log([level.snr for level in levels[:-1]]))
+        np.testing.assert_allclose(steps, steps[0])
+
+
+@pytest.mark.parametrize("path", [STRAIGHT, VariancePreserving()], ids=["straight", "variance preserving"])
+def test_a_path_knows_its_rates_and_the_time_of_a_ratio(path: NoisePath) -> None:
+    for time in (0.01, 0.3, 0.9):
+        ahead, behind = path.mix(time + 1e-6), path.mix(time - 1e-6)
+        slopes = [(a - b) / 2e-6 for a, b in zip(ahead, behind)]
+        assert path.rates(time) == pytest.approx(slopes, rel=1e-5)
+        signal, noise = path.mix(time)
+        assert path.time_of(noise / signal) == pytest.approx(time)
+
+
+def test_the_variance_preserving_path_keeps_the_variance_and_almost_forgets_the_row() -> None:
+    path = VariancePreserving(0.1, 8.0)
+    for time in (0.0, 1e-3, 0.4, 1.0):
+        signal, noise = path.mix(time)
+        assert signal**2 + noise**2 == pytest.approx(1)
+    assert path.mix(0.0) == (1.0, 0.0)
+    assert path.mix(1.0)[0] == pytest.approx(math.exp(-(8 - 0.1) / 4 - 0.05))
+    assert path.mix(1.0)[0] == pytest.approx(0.132, abs=1e-3)
 
 
 @pytest.mark.parametrize("t, u", [(1.0, 0.5), (0.7, 0.3), (0.1, 0.02)])
-def test_a_reverse_step_keeps_the_forward_marginals(t: float, u: float) -> None:
-    kernel = reverse_kernel(t, u)
-    # x_u = c_t x_t + c_x x + b z with x_t = (1 - t) x + t e must be (1 - u) x + u e'
-    assert kernel.c_t * (1 - t) + kernel.c_x == pytest.approx(1 - u)
-    assert (kernel.c_t * t) ** 2 + kernel.b**2 == pytest.approx(u**2)
-    g = ((1 - u) / u) ** 2 - ((1 - t) / t) ** 2
-    assert kernel.gain == pytest.approx(g)
+@pytest.mark.parametrize("path", [STRAIGHT, VariancePreserving()], ids=["straight", "variance preserving"])
+def test_a_reverse_step_keeps_the_forward_marginals(path: NoisePath, t: float, u: float) -> None:
+    high, low = path.level(1, t), path.level(0, u)
+    kernel = reverse_kernel(high, low)
+    # x_u = c_t x_t + c_x x + b z with x_t = a_t x + s_t e must be a_u x + s_u e'
+    assert kernel.c_t * high.signal + kernel.c_x == pytest.approx(low.signal)
+    assert (kernel.c_t * high.noise) ** 2 + kernel.b**2 == pytest.approx(low.noise**2)
+    assert kernel.gain == pytest.approx(low.snr - high.snr)
 
 
 def test_the_schedule_finds_the_cheapest_path_of_all() -> None:
-    levels = level_grid(6, "uniform", 2)
-    tau = np.random.default_rng(0).random((6, 2)) * levels[:, None] ** 2
-    gain = ((1 - levels) / levels) ** 2
+    levels = STRAIGHT.levels(6, "uniform", 2)
+    tau = np.random.default_rng(0).random((6, 2)) * np.array([level.time for level in levels])[:, None] ** 2
+    gain = np.array([level.snr for level in levels])
 
     def cost(path: tuple[int, ...]) -> float:
         steps = sum(0.5 * np.log1p((gain[u] - gain[t]) * tau[t]).sum() for t, u in itertools.pairwise(path))
@@ -72,17 +107,17 @@ def test_the_schedule_finds_the_cheapest_path_of_all() -> None:
 
     for num_steps in (1, 2, 4):
         every = [(5, *chosen[::-1]) for k in range(num_steps) for chosen in itertools.combinations(range(5), k)]
-        found = shortest_path(levels, tau, num_steps, fixed_first=False)
+        found = shortest_path(gain, tau, num_steps, fixed_first=False)
         assert cost(tuple(found)) == pytest.approx(min(map(cost, every)))
-    assert shortest_path(levels, tau, 3, fixed_first=True)[-1] == 0
+    assert shortest_path(gain, tau, 3, fixed_first=True)[-1] == 0
 
 
 def test_a_noised_copy_is_data_at_one_end_and_noise_at_the_other_and_uses_every_row() -> None:
     model = fit(gaussian_table(), rounds=0)
     rows = encoded(model, gaussian_table(40))
     denoiser = model._denoiser(1)
-    near = noised_copies(rows, 5, 0.0, denoiser, torch.Generator().manual_seed(0))
-    far = noised_copies(rows, 5, 1.0, denoiser, torch.Generator().manual_seed(0))
+    near = noised_copies(rows, 5, at(0.0), denoiser, torch.Generator().manual_seed(0))
+    far = noised_copies(rows, 5, at(1.0), denoiser, torch.Generator().manual_seed(0))
     assert len(near.x) == 5 * 40
     assert torch.equal(near.x_t, near.x)
     assert torch.equal(near.x, rows.values.repeat(5, 1))
@@ -106,23 +141,23 @@ def test_the_linear_part_is_the_conditional_mean_of_gaussian_rows_for_every_patt
         noisy = (1 - t) ** 2 * block + t**2 * torch.eye(len(o))
         gain = (1 - t) * torch.linalg.solve(noisy, covariance[:, o].T).T
         whole = mean + (x_t[:, o] - (1 - t) * mean[o]) @ gain.T
-        estimate, features = view.linear(x_t[:, o], t)
+        estimate, features = view.linear(x_t[:, o], at(t))
         torch.testing.assert_close(estimate, whole[:, o])
         torch.testing.assert_close(features, whole)
         residual = block - (1 - t) * gain[o] @ block
-        torch.testing.assert_close(view.scale(t).square(), residual.diagonal())
+        torch.testing.assert_close(view.scale(at(t)).square(), residual.diagonal())
 
 
 def test_posterior_means_are_the_rows_at_low_noise_and_their_mean_at_high_noise() -> None:
     model = fit(gaussian_table(), rounds=0)
     rows = encoded(model, gaussian_table(60))
     for t, target in ((1e-3, rows.values.repeat(2, 1)), (1.0, rows.values.mean(0).expand(120, -1))):
-        noised = noised_copies(rows, 2, t, model._denoiser(1), torch.Generator().manual_seed(0))
-        torch.testing.assert_close(posterior_means(noised, rows.values, t, 60), target)
+        noised = noised_copies(rows, 2, at(t), model._denoiser(1), torch.Generator().manual_seed(0))
+        torch.testing.assert_close(posterior_means(noised, rows.values, at(t), 60), target)
     # a random part of the rows stands for all: nearly the same mean
-    noised = noised_copies(rows, 2, 0.6, model._denoiser(1), torch.Generator().manual_seed(0))
-    whole = posterior_means(noised, rows.values, 0.6, 60)
-    part = posterior_means(noised, rows.values[::2], 0.6, 60)
+    noised = noised_copies(rows, 2, at(0.6), model._denoiser(1), torch.Generator().manual_seed(0))
+    whole = posterior_means(noised, rows.values, at(0.6), 60)
+    part = posterior_means(noised, rows.values[::2], at(0.6), 60)
     assert float((whole - part).square().mean()) < 0.1 * float(whole.var())
 
 
@@ -133,8 +168,8 @@ def test_trees_find_the_conditional_mean_of_gaussian_rows_without_its_covariance
     linear = model._denoiser(1)
     view = linear.view(torch.ones(3, dtype=torch.bool))
     x_t = 0.5 * rows.values + 0.5 * torch.randn(rows.values.shape, generator=torch.Generator().manual_seed(1))
-    truth = view.linear(x_t, 0.5)[0]
-    found = model.reverse.denoiser.estimate(1, x_t, view, rows.cells.context)[0]
+    truth = view.linear(x_t, at(0.5))[0]
+    found = model.reverse.denoiser.estimate(model.levels[1], x_t, view, rows.cells.context)[0]
     assert float((found - truth).square().sum() / (truth - truth.mean(0)).square().sum()) < 0.05
 
 
@@ -145,7 +180,7 @@ def test_codes_are_estimated_by_enumeration() -> None:
     x_t, t = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None], 0.5
     w = torch.tensor([0.25, 0.75]) * torch.exp(-0.5 * (x_t - 0.5 * torch.tensor([-1.0, 1.0])) ** 2 / t**2)
     p = w[:, 1] / w.sum(1)
-    mean, variance = codes.estimate(x_t, t)
+    mean, variance = codes.estimate(x_t, at(t))
     torch.testing.assert_close(mean[:, 0], 2 * p - 1)
     torch.testing.assert_close(variance[:, 0], 4 * p * (1 - p) + 1e-5)
 
@@ -173,7 +208,7 @@ def test_without_trees_it_is_the_gaussian_for_any_number_of_levels_and_any_holes
     expected = torch.zeros_like(values)
     for observed, chosen in patterns(rows.values):
         o = observed.nonzero().flatten()
-        normal = torch.distributions.MultivariateNormal(model.mean[o], model.covariance[o][:, o])
+        normal = torch.distributions.MultivariateNormal(model.mean[0, o], model.covariance[0][o][:, o])
         expected[chosen] = normal.log_prob(rows.values[chosen][:, o])
     torch.testing.assert_close(values, expected, rtol=0, atol=1e-9)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genzoo.codecs.base import Cells, Codec
 from genzoo.codecs.vector import VectorCodec
+from genzoo.errors import SchemaError
 from genzoo.tables.batch import TableBatch
 from genzoo.tables.schema import Schema
 
@@ -31,11 +32,13 @@ class Rows:
         values: ``(batch, width)`` float64; NaN for a hole, and for the absent number of a row on an atom.
         filler: ``(batch, width)`` bool: absent because of an atom. A model draws it from a known density, so that the
             absence does not give the indicator away.
+        group: ``(batch,)`` int64 class of the row, by the codec's label; -1 where it is missing, 0 without a label.
     """
 
     cells: Cells
     values: Tensor
     filler: Tensor
+    group: Tensor
 
     @property
     def rows(self) -> Tensor:
@@ -58,12 +61,16 @@ class Rows:
 
     def select(self, index: Tensor | slice) -> Rows:
         """The rows at ``index``."""
-        return Rows(self.cells.select(index), self.values[index], self.filler[index])
+        return Rows(self.cells.select(index), self.values[index], self.filler[index], self.group[index])
 
     def to(self, device: torch.device | str) -> Rows:
         """The rows on another device."""
         cells = Cells(**{name: value.to(device) for name, value in vars(self.cells).items()})
-        return Rows(cells, self.values.to(device), self.filler.to(device))
+        return Rows(cells, self.values.to(device), self.filler.to(device), self.group.to(device))
+
+    def in_group(self, group: int) -> Rows:
+        """The same rows as members of one class."""
+        return replace(self, group=torch.full_like(self.group, group))
 
 
 @dataclass(frozen=True)
@@ -98,19 +105,40 @@ class MatrixCodec(Codec):
         schema: Schema of the training view.
         scaler: As in :class:`~genzoo.codecs.vector.VectorCodec`; ``standardise`` gives z-scores.
         code: How categories of three values and more become numbers; ``auto`` takes bits above eight.
+        box: Numbers are scaled once more, to [-1, 1] by their training range, and clipped to it when they are decoded:
+            for samplers without a density.
+        label: Name of a categorical column that has no columns in the matrix: its category is the row's ``group``.
+
+    Raises:
+        SchemaError: ``label`` is no categorical value column.
     """
 
+    low: Tensor
+    high: Tensor
+
     def __init__(
-        self, schema: Schema, scaler: str | Mapping[str, str] | None = "auto", code: CodeChoice = "auto"
+        self,
+        schema: Schema,
+        scaler: str | Mapping[str, str] | None = "auto",
+        code: CodeChoice = "auto",
+        label: str | None = None,
+        box: bool = False,
     ) -> None:
         super().__init__(schema)
         self.typed = VectorCodec(schema, scaler)
+        self.box = box
+        for name in ("low", "high"):
+            self.register_buffer(name, torch.zeros(len(self.typed.numbers), dtype=torch.float64))
+        self.label_slot = None if label is None else _label_slot(self.typed, schema, label)
+        self.num_groups = 1 if self.label_slot is None else self.typed.categories[self.label_slot].num_categories
         blocks, start = [], 0
         for kind, slot in self.typed.order:
             if kind == "number":
                 width = 1
             else:
                 codes = category_codes(self.typed.categories[slot].num_categories, code)
+                if slot == self.label_slot:
+                    codes = codes[:, :0]
                 width = codes.shape[1]
                 self.register_buffer(f"codes_{slot}", codes, persistent=False)
             blocks.append(Block(kind, slot, start, width))
@@ -133,22 +161,42 @@ class MatrixCodec(Codec):
 
     def _fit(self, batch: TableBatch) -> None:
         self.typed.fit(batch)
+        if self.box:
+            cells = self.typed.encode(batch)
+            for slot in range(len(self.typed.numbers)):
+                seen = cells.number[cells.present[:, slot], slot]
+                if len(seen):
+                    self.low[slot], self.high[slot] = seen.min(), seen.max()
+
+    def _boxed(self, number: Tensor) -> Tensor:
+        """Numbers of the box, from scaled ones; a constant column is 0."""
+        if not self.box:
+            return number
+        return (2 * number - self.low - self.high) / self._range
+
+    @property
+    def _range(self) -> Tensor:
+        return torch.where(self.high > self.low, self.high - self.low, torch.ones_like(self.high))
 
     def encode(self, batch: TableBatch) -> Rows:
         """Rows of the matrix, holes as NaN."""
         cells = self.typed.encode(batch)
         values = cells.number.new_full((len(cells), self.width), torch.nan)
+        number = self._boxed(cells.number)
         filler = torch.zeros_like(values, dtype=torch.bool)
         for block in self.blocks:
             if block.kind == "number":
                 present = cells.present[:, block.slot]
-                values[:, block.start] = torch.where(present, cells.number[:, block.slot], torch.nan)
+                values[:, block.start] = torch.where(present, number[:, block.slot], torch.nan)
                 filler[:, block.start] = ~present & ~cells.number_hole[:, block.slot]
             else:
                 code = cells.category[:, block.slot]
                 points = self.codes(block.slot)[code.clamp_min(0)] if block.width else values[:, block.columns]
                 values[:, block.columns] = torch.where(code[:, None] >= 0, points, torch.nan)
-        return Rows(cells, values, filler)
+        group = torch.zeros(len(cells), dtype=torch.int64, device=values.device)
+        if self.label_slot is not None:
+            group = cells.category[:, self.label_slot].clamp_min(-1)
+        return Rows(cells, values, filler, group)
 
     def decode(self, values: Tensor, category: Tensor, rows: Tensor) -> TableBatch:
         """Raw rows of complete matrix rows; categories were chosen by the model's decoder.
@@ -158,7 +206,21 @@ class MatrixCodec(Codec):
             category: ``(batch, num_category_slots)`` int64.
             rows: ``(batch,)`` int64.
         """
-        return self.typed.decode(values[:, self.number_column], category, rows)
+        number = values[:, self.number_column]
+        if self.box:
+            number = (number.clamp(-1.0, 1.0) * self._range + self.low + self.high) / 2
+        return self.typed.decode(number, category, rows)
+
+
+def _label_slot(typed: VectorCodec, schema: Schema, label: str) -> int:
+    for slot, category in enumerate(typed.categories):
+        if category.column == label and category.number is None and category.num_categories:
+            return slot
+    names = [c.name for c in schema.scored if c.is_categorical]
+    raise SchemaError(
+        f"label '{label}' is not a categorical value column of this table; choose one of {names or 'none'}, "
+        f"or declare it so (--data.overrides.{label}.kind categorical)"
+    )
 
 
 def category_codes(num_categories: int, code: CodeChoice) -> Tensor:

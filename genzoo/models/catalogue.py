@@ -100,6 +100,8 @@ _ENTRIES = (
             categorical="lower_bound",
             imputes=True,
         ),
+        group="flows",
+    ),
     Entry(
         key="forest_autoregressive",
         class_path="genzoo.models.trees.forest_autoregressive.ForestAutoregressive",
@@ -113,6 +115,23 @@ _ENTRIES = (
         key="forest_flow",
         class_path="genzoo.models.trees.forest_flow.ForestFlow",
         summary="Tree-based flow matching as a latent-variable model: samples, imputations and a likelihood bound.",
+        paper="Jolicoeur-Martineau, Fatras and Kachman (2024), arXiv:2309.09968",
+        capabilities=Capabilities(
+            missing="lower_bound",
+            context=True,
+            context_missing=True,
+            likelihood="lower_bound",
+            quantized="lower_bound",
+            categorical="lower_bound",
+            imputes=True,
+            uses_mask=True,
+        ),
+        group="trees",
+    ),
+   Entry(
+        key="forest_diffusion",
+        class_path="genzoo.models.trees.forest_diffusion.ForestDiffusion",
+        summary="Tree-based diffusion on the variance-preserving path: samples, RePaint imputation, a likelihood bound.",
         paper="Jolicoeur-Martineau, Fatras and Kachman (2024), arXiv:2309.09968",
         capabilities=Capabilities(
             missing="lower_bound",

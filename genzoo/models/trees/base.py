@@ -74,8 +74,18 @@ class TreeModel(DensityModel):
     # ---- events ---------------------------------------------------------------------------------------------------
 
     @property
-    def ready(self) -> bool:
+    def complete(self) -> bool:
+        """Every job is done."""
         return bool(self.codec.fitted) and not self.store.missing(self.jobs)
+
+    @property
+    def ready(self) -> bool:
+        return self.complete
+
+    @property
+    def needs_held_out(self) -> bool:
+        """Training looks at rows it does not learn from; too few for validation, some training rows are held out."""
+        return True
 
     def require_complete(self) -> None:
         """Raises unless every job is done.
@@ -113,7 +123,7 @@ class TreeModel(DensityModel):
             for job, parts in zip(group, results, strict=True):
                 self.store.put(job, parts)
         self.count_step()
-        if self.ready:
+        if self.complete:
             self.trainer.should_stop = True
 
     def _group_size(self, missing: int) -> int:
@@ -127,7 +137,7 @@ class TreeModel(DensityModel):
         """Encoded training rows and held-out rows, in the order of the file."""
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         train, held_out = datamodule.data("train").batch(), datamodule.data("val").batch()
-        if len(held_out) < LEAST_HELD_OUT <= len(train):
+        if self.needs_held_out and len(held_out) < LEAST_HELD_OUT <= len(train):
             generator = torch.Generator().manual_seed(seed_of(self.seed, "held out"))
             apart = torch.rand(len(train), generator=generator) < HELD_OUT_SHARE
             if bool(apart.any()):

@@ -1,7 +1,7 @@
 r"""Estimates of noised codes by Bayes' rule: what a denoiser should say of a category or a coarse grid at low noise.
 
 .. math:: E[x \mid x_t] = \sum_c p(c \mid x_t)\, \text{code}_c, \qquad
-   p(c \mid x_t) \propto \pi_c \exp(-|x_t - a\, \text{code}_c|^2 / 2 t^2)
+   p(c \mid x_t) \propto \pi_c \exp(-|x_t - a\, \text{code}_c|^2 / 2 s^2)
 
 A linear estimate leaves a residual as wide as the noise; trees would have to learn a staircase at every level.
 """
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from genzoo.codecs.matrix import MatrixCodec
+from genzoo.trees.levels import Level
 
 MOST_VALUES = 64
 """A grid with more distinct training values is treated as smooth."""
@@ -40,20 +41,20 @@ class Codes:
     log_prob: Tensor
     open: bool
 
-    def estimate(self, x_t: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    def estimate(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         """Posterior mean and variance of each column of noised codes, ``(n, w)``."""
         out, variance = torch.empty_like(x_t), torch.empty_like(x_t)
-        a = 1 - t
+        a, s = level.signal, level.noise
         for start in range(0, len(x_t), CHUNK):
             part = x_t[start : start + CHUNK]
             distance = (part[:, None, :] - a * self.points).square().sum(2)
-            probability = (self.log_prob - 0.5 * distance / t**2).softmax(1)
+            probability = (self.log_prob - 0.5 * distance / s**2).softmax(1)
             mean = probability @ self.points
             spread = (probability @ self.points.square() - mean.square()).clamp_min(0.0)
             if self.open and a > 0:
-                far = distance.amin(1, keepdim=True) > (FAR * t) ** 2
+                far = distance.amin(1, keepdim=True) > (FAR * s) ** 2
                 mean = torch.where(far, part / a, mean)
-                spread = torch.where(far, (t / a) ** 2, spread)
+                spread = torch.where(far, (s / a) ** 2, spread)
             out[start : start + CHUNK], variance[start : start + CHUNK] = mean, spread + LEAST_VARIANCE
         return out, variance
 

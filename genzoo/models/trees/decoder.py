@@ -20,6 +20,7 @@ from torch import Tensor
 from genzoo.codecs.matrix import Block, MatrixCodec, Rows
 from genzoo.likelihood.normal_cells import log_normal_cell
 from genzoo.models.trees.denoiser import View
+from genzoo.trees.levels import Level
 
 
 class Decoder:
@@ -37,15 +38,14 @@ class Decoder:
         """Columns that always hold a number with a density: these share a covariance."""
         for slot, number in enumerate(numbers):
             self.joint[codec.number_column[slot]] = not number.quantized and number.indicator is None
-        self._blocks: dict[tuple[bytes, bool, int], tuple[Tensor, Tensor, Tensor]] = {}
+        self._blocks: dict[tuple[bytes, bool, int, int], tuple[Tensor, Tensor, Tensor]] = {}
 
     def log_prob(
         self,
         rows: Rows,
         x: Tensor,
         x_t: Tensor,
-        t: float,
-        level: int,
+        level: Level,
         x_hat: Tensor,
         h: Tensor,
         view: View,
@@ -57,16 +57,15 @@ class Decoder:
         Args:
             rows: Encoded rows, all with the pattern of ``view``.
             x: ``(n, observed)`` their values, fillers drawn.
-            x_t: ``(n, observed)`` noised values at the lowest level ``t``.
-            t: That level.
-            level: Its number.
+            x_t: ``(n, observed)`` noised values at the lowest level.
+            level: That level.
             x_hat: ``(n, observed)`` the denoiser's estimate.
             h: ``(n, observed)`` factors of the residual variances.
             view: The pattern.
             tau: ``(P,)`` residual variances along the principal axes.
             weight: ``(P,)`` share of the denoiser's Gaussian in the cells of each column.
         """
-        axes, value, joint = self._joint(view, level, t, tau)
+        axes, value, joint = self._joint(view, level, tau)
         out = torch.zeros(len(x), dtype=torch.float64)
         if len(joint):
             residual = (x[:, joint] - x_hat[:, joint]) @ axes
@@ -83,50 +82,50 @@ class Decoder:
                 density = -0.5 * ((x[:, p] - x_hat[:, p]) / sd).square() - torch.log(sd) - 0.5 * math.log(2 * math.pi)
                 if self.codec.typed.numbers[block.slot].quantized:
                     lower, upper = rows.cells.lower[:, block.slot], rows.cells.upper[:, block.slot]
-                    cell = self._cell(lower, upper, x_hat[:, p], sd, x_t[:, p], t, weight[block.start])
+                    cell = self._cell(lower, upper, x_hat[:, p], sd, x_t[:, p], level, weight[block.start])
                     density = torch.where(rows.filler[:, block.start], density, cell)
                 out += density
             elif block.width and block.start in place:
-                log_prob = self.categories(block, x_t[:, place[block.start] : place[block.start] + block.width], t)
+                log_prob = self.categories(block, x_t[:, place[block.start] : place[block.start] + block.width], level)
                 out += log_prob.gather(1, rows.cells.category[:, block.slot][:, None])[:, 0]
         return out
 
     def _cell(
-        self, lower: Tensor, upper: Tensor, x_hat: Tensor, sd: Tensor, x_t: Tensor, t: float, weight: Tensor
+        self, lower: Tensor, upper: Tensor, x_hat: Tensor, sd: Tensor, x_t: Tensor, level: Level, weight: Tensor
     ) -> Tensor:
         first = log_normal_cell((lower - x_hat) / sd, (upper - x_hat) / sd)
-        if t >= 1:
+        if level.signal == 0:
             return first
-        second = self.cell_from_noise(lower, upper, x_t, t)
+        second = self.cell_from_noise(lower, upper, x_t, level)
         return torch.logaddexp(first + torch.log(weight), second + torch.log1p(-weight))
 
     @staticmethod
-    def cell_from_noise(lower: Tensor, upper: Tensor, x_t: Tensor, t: float) -> Tensor:
-        """Log-mass of a cell under ``N(x_t / a, (t / a)^2)``."""
-        centre, width = x_t / (1 - t), t / (1 - t)
+    def cell_from_noise(lower: Tensor, upper: Tensor, x_t: Tensor, level: Level) -> Tensor:
+        """Log-mass of a cell under ``N(x_t / a, (s / a)^2)``."""
+        centre, width = x_t / level.signal, level.noise / level.signal
         return log_normal_cell((lower - centre) / width, (upper - centre) / width)
 
-    def categories(self, block: Block, x_t: Tensor, t: float) -> Tensor:
+    def categories(self, block: Block, x_t: Tensor, level: Level) -> Tensor:
         """``(n, num_categories)`` log-probabilities of a category given its noised code."""
-        distance = (x_t[:, None, :] - (1 - t) * self.codec.codes(block.slot).cpu()).square().sum(2)
-        return (self.category_log_prob[block.slot] - 0.5 * distance / t**2).log_softmax(1)
+        distance = (x_t[:, None, :] - level.signal * self.codec.codes(block.slot).cpu()).square().sum(2)
+        return (self.category_log_prob[block.slot] - 0.5 * distance / level.noise**2).log_softmax(1)
 
-    def _joint(self, view: View, level: int, t: float, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _joint(self, view: View, level: Level, tau: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Axes and variances of the residual covariance on the joint columns, and their places in the pattern."""
-        key = (view.observed.numpy().tobytes(), view.alone, level)
+        key = (view.observed.numpy().tobytes(), view.alone, view.group, level.index)
         if key not in self._blocks:
             joint = self.joint[view.index].nonzero().flatten()
             if len(joint) == len(view.index) and view.complete:
-                axes, value = view.residual_axes(level, t, tau)
+                axes, value = view.residual_axes(level, tau)
             else:
-                value, axes = torch.linalg.eigh(view.smooth_residual(t, tau, joint))
+                value, axes = torch.linalg.eigh(view.smooth_residual(level, tau, joint))
             self._blocks[key] = (axes, value.clamp_min(1e-12), joint)
         return self._blocks[key]
 
     def draw(
         self,
         x_t: Tensor,
-        t: float,
+        level: Level,
         x_hat: Tensor,
         h: Tensor,
         view: View,
@@ -139,7 +138,7 @@ class Decoder:
 
         Args:
             x_t: ``(n, P)``.
-            t: Level of noise.
+            level: Level of noise.
             x_hat: ``(n, P)``.
             h: ``(n, P)``.
             view: The complete pattern.
@@ -166,12 +165,12 @@ class Decoder:
         category = torch.full((len(x_t), len(self.codec.typed.categories)), -1, dtype=torch.int64)
         for block in self.codec.blocks:
             if block.kind == "number":
-                if self.codec.typed.numbers[block.slot].quantized and t < 1:
+                if self.codec.typed.numbers[block.slot].quantized and level.signal > 0:
                     own = torch.rand(len(x_t), generator=generator, dtype=torch.float64) < weight[block.start]
-                    raw = (x_t[:, block.start] + t * fresh[:, block.start]) / (1 - t)
+                    raw = (x_t[:, block.start] + level.noise * fresh[:, block.start]) / level.signal
                     values[:, block.start] = torch.where(own, values[:, block.start], raw)
             elif block.width:
-                probability = self.categories(block, x_t[:, block.columns], t).exp()
+                probability = self.categories(block, x_t[:, block.columns], level).exp()
                 category[:, block.slot] = torch.multinomial(probability, 1, generator=generator)[:, 0]
             elif self.codec.typed.categories[block.slot].num_categories:
                 category[:, block.slot] = 0

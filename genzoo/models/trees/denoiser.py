@@ -1,7 +1,7 @@
 r"""The denoiser of one level: a linear part that is exact for Gaussian rows, and what trees add to it.
 
 .. math:: \hat x(x_t) = m_t(x_t) + S_t f(x_t), \qquad
-   m_t = \mu + a C (a^2 C + t^2 I)^{-1} (x_t - a \mu)
+   m_t = \mu + a C (a^2 C + s^2 I)^{-1} (x_t - a \mu)
 
 for the observed columns of a row; :math:`S_t` are the standard deviations of the linear residual. Trees see the noised
 row (holes as NaN), context, and the linear estimate of the whole row along the principal axes of :math:`C`: oblique
@@ -11,7 +11,8 @@ structure is what splits along axes miss. Where categories or a coarse grid are 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,11 +21,27 @@ from torch import Tensor
 
 from genzoo.models.trees.code_posterior import Codes
 from genzoo.trees.boosting import margin
+from genzoo.trees.levels import Level
 from genzoo.trees.store import BoosterStore
 
 LEAST_SCALE = 1e-6
 H_RANGE = (0.05, 20.0)
 """Range of the heteroscedastic factor."""
+
+
+@dataclass(frozen=True)
+class GaussianFit:
+    """Moments of the training rows (of a class).
+
+    Args:
+        mean: ``(P,)`` float64.
+        covariance: ``(P, P)`` positive definite.
+        axes: ``(P, P)`` orthonormal axes of the residual covariance, in columns.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    axes: Tensor
 
 
 class View:
@@ -38,6 +55,8 @@ class View:
         observed: ``(P,)`` bool.
         alone: The other columns are unknown, so that the observed ones are told less of than in a complete row; else
             this is a part of a complete row.
+        group: The class whose fit this is.
+        code: ``(C,)`` what trees are told of the class; empty if each class has trees of its own, or there is none.
     """
 
     def __init__(
@@ -48,8 +67,11 @@ class View:
         smooth: Tensor,
         observed: Tensor,
         alone: bool = True,
+        group: int = 0,
+        code: Tensor | None = None,
     ) -> None:
         self.observed, self.alone, self.covariance = observed, alone, covariance
+        self.group, self.code = group, mean.new_zeros(0) if code is None else code
         self.smooth = smooth
         self.index = observed.nonzero().flatten()
         self.complete = bool(observed.all())
@@ -59,36 +81,57 @@ class View:
         self.value = self.value.clamp_min(1e-12)
         self._variances: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def linear(self, x_t: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    def linear(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         """``m_t`` ``(n, observed)``, and the estimate of the whole row along the principal axes, ``(n, P)``."""
-        a = 1 - t
-        solved = ((x_t - a * self.mean) @ self.vector) / (a * a * self.value + t * t)
+        a = level.signal
+        solved = ((x_t - a * self.mean) @ self.vector) / (a * a * self.value + level.noise**2)
         whole = self.all_mean + a * (solved @ self.vector.T) @ self.cross.T
         return self.mean + a * (solved * self.value) @ self.vector.T, whole @ self.axes
 
-    def scale(self, t: float) -> Tensor:
+    def scale(self, level: Level) -> Tensor:
         """``S_t`` ``(observed,)``."""
-        return (self.vector.square() @ _residual(self.value, t)).clamp_min(LEAST_SCALE**2).sqrt()
+        return (self.vector.square() @ residual_variance(self.value, level)).clamp_min(LEAST_SCALE**2).sqrt()
 
-    def residual_axes(self, level: int, t: float, tau: Tensor) -> tuple[Tensor, Tensor]:
+    def prior(self, level: Level, z: Tensor) -> Tensor:
+        """Noised Gaussian rows from standard normal ``z`` ``(n, observed)``; ``z`` itself where no signal is left."""
+        if level.signal == 0:
+            return z * level.noise
+        spread = (level.signal**2 * self.value + level.noise**2).sqrt()
+        return level.signal * self.mean + (z * spread) @ self.vector.T
+
+    def prior_log_ratio(self, level: Level, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The forward process at the level of most noise, and what the prior makes of it.
+
+        Returns:
+            x_t: ``(n, observed)`` ``a x + s z``.
+            log_ratio: ``(n,)`` log-density of the noised Gaussian fit minus that of the forward process.
+        """
+        x_t = level.signal * x + level.noise * z
+        if level.signal == 0:
+            return x_t, torch.zeros(len(x), dtype=torch.float64)
+        growth = (level.signal / level.noise) ** 2 * self.value + 1
+        along = ((x_t - level.signal * self.mean) @ self.vector).square() / (level.noise**2 * growth)
+        return x_t, 0.5 * (z.square().sum(1) - (along + growth.log()).sum(1))
+
+    def residual_axes(self, level: Level, tau: Tensor) -> tuple[Tensor, Tensor]:
         """Axes ``(observed, observed)`` and variances of the residual covariance of a level on the observed columns.
 
         ``tau`` ``(P,)`` are the variances along the axes in complete rows.
         """
-        if level not in self._variances:
+        if level.index not in self._variances:
             if self.complete:
-                self._variances[level] = (self.axes, tau)
+                self._variances[level.index] = (self.axes, tau)
             else:
                 smooth = self.smooth[self.index].nonzero().flatten()
                 vector = torch.eye(len(self.index), dtype=tau.dtype)
                 value = tau[self.index].clone()
                 if len(smooth):
-                    block = self.smooth_residual(t, tau, smooth)
+                    block = self.smooth_residual(level, tau, smooth)
                     value[smooth], vector[smooth[:, None], smooth] = torch.linalg.eigh(block)
-                self._variances[level] = (vector, value.clamp_min(1e-12))
-        return self._variances[level]
+                self._variances[level.index] = (vector, value.clamp_min(1e-12))
+        return self._variances[level.index]
 
-    def smooth_residual(self, t: float, tau: Tensor, places: Tensor) -> Tensor:
+    def smooth_residual(self, level: Level, tau: Tensor, places: Tensor) -> Tensor:
         """Residual covariance of smooth columns, by their places among the observed.
 
         That of complete rows, and what the Gaussian fit says the missing columns would have told.
@@ -98,15 +141,15 @@ class View:
         if self.alone and not self.complete:
             value, vector = torch.linalg.eigh(self.covariance)
             whole = vector[self.index[places]]
-            told = (whole * _residual(value, t)) @ whole.T
+            told = (whole * residual_variance(value, level)) @ whole.T
             own = self.vector[places]
-            block = block + (own * _residual(self.value, t)) @ own.T - told
+            block = block + (own * residual_variance(self.value, level)) @ own.T - told
         return block
 
 
-def _residual(value: Tensor, t: float) -> Tensor:
+def residual_variance(value: Tensor, level: Level) -> Tensor:
     """Variance that is left along an axis of Gaussian rows after seeing them noised."""
-    return t * t * value / ((1 - t) ** 2 * value + t * t)
+    return level.noise**2 * value / (level.signal**2 * value + level.noise**2)
 
 
 def patterns(values: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -122,61 +165,97 @@ class Denoiser:
     """All levels of a fitted model.
 
     Args:
-        levels: ``(L,)`` ascending.
+        levels: In the order of their times.
         store: Parts by level: ``f<column>`` and ``h`` boosters; arrays ``tau``, and ``base``: per column, the root of
             the mean posterior variance of the estimate by Bayes' rule, or 0 where the linear one is the better.
-        mean: ``(P,)``.
-        covariance: ``(P, P)``.
-        axes: ``(P, P)`` axes of the residual covariance.
+        fits: The Gaussian fit of each class; one for a table without a label.
         smooth: ``(P,)`` columns that share axes.
         codes: Columns that can be estimated by Bayes' rule instead of linearly.
+        separate: Each class has trees of its own; else trees are told the class.
         threads: Threads that read trees.
     """
 
     def __init__(
         self,
-        levels: NDArray[np.float64],
+        levels: Sequence[Level],
         store: BoosterStore,
-        mean: Tensor,
-        covariance: Tensor,
-        axes: Tensor,
+        fits: Sequence[GaussianFit],
         smooth: Tensor,
         codes: list[Codes],
+        separate: bool,
         threads: int,
     ) -> None:
-        self.levels, self.store, self.threads = levels, store, threads
-        self.mean, self.covariance, self.axes = mean, covariance, axes
-        self.smooth, self.codes = smooth, codes
-        self._views: dict[bytes, View] = {}
+        self.levels, self.store, self.fits, self.threads = levels, store, fits, threads
+        self.smooth, self.codes, self.separate = smooth, codes, separate
+        self._views: dict[tuple[bytes, bool, int], View] = {}
+
+    @property
+    def width(self) -> int:
+        """Columns of the matrix."""
+        return len(self.smooth)
 
     def with_store(self, store: BoosterStore) -> Denoiser:
         """The same model with other trees, read by one thread."""
-        return Denoiser(self.levels, store, self.mean, self.covariance, self.axes, self.smooth, self.codes, threads=1)
+        return Denoiser(self.levels, store, self.fits, self.smooth, self.codes, self.separate, threads=1)
 
-    def view(self, observed: Tensor, alone: bool = True) -> View:
-        """The Gaussian fit for one pattern of holes, or for a part of a complete row."""
-        key = observed.numpy().tobytes() + bytes([alone])
+    def view(self, observed: Tensor, alone: bool = True, group: int = 0) -> View:
+        """The Gaussian fit of a class for one pattern of holes, or for a part of a complete row."""
+        key = (observed.numpy().tobytes(), alone, group)
         if key not in self._views:
-            self._views[key] = View(self.mean, self.covariance, self.axes, self.smooth, observed, alone)
+            fit = self.fits[group]
+            code = None
+            if len(self.fits) > 1 and not self.separate:
+                code = torch.eye(len(self.fits), dtype=torch.float64)[group]
+            self._views[key] = View(fit.mean, fit.covariance, fit.axes, self.smooth, observed, alone, group, code)
         return self._views[key]
 
-    def tau(self, level: int) -> Tensor:
-        """``(P,)`` residual variances of a level along the principal axes."""
-        return torch.from_numpy(self.store.array(level_name(level), "tau").copy())
+    def complete_view(self, group: int = 0) -> View:
+        """The pattern without holes."""
+        return self.view(torch.ones(self.width, dtype=torch.bool), group=group)
 
-    def estimate(self, level: int, x_t: Tensor, view: View, context: Tensor) -> tuple[Tensor, Tensor]:
-        """``x_hat`` and the factors ``h`` of the residual variances of a row, ``(n, observed)``; ``h`` by axis."""
-        job, t = level_name(level), float(self.levels[level])
-        linear, whole = view.linear(x_t, t)
-        scale = view.scale(t)
+    def views(self, values: Tensor, group: Tensor) -> list[tuple[View, Tensor]]:
+        """Every class and pattern of holes of rows ``(n, P)``, with the places of its rows, in a fixed order."""
+        out = []
+        for one in group.unique().tolist():
+            members = (group == one).nonzero().flatten()
+            out += [(self.view(observed, group=one), members[chosen]) for observed, chosen in patterns(values[members])]
+        return out
+
+    def job(self, level: Level, group: int) -> str:
+        """Name of the job that trains a level (of a class)."""
+        return level_name(level.index, group if self.separate else None)
+
+    def tau(self, level: Level, group: int = 0) -> Tensor:
+        """``(P,)`` residual variances of a level along the principal axes."""
+        return torch.from_numpy(self.store.array(self.job(level, group), "tau").copy())
+
+    def weight(self, level: Level, group: int = 0) -> Tensor:
+        """``(P,)`` share of the denoiser's Gaussian in the cells of each column."""
+        return torch.from_numpy(self.store.array(self.job(level, group), "weight").copy())
+
+    def base(self, level: Level, group: int = 0) -> Tensor:
+        """``(P,)`` see ``store``; zeros for a level without."""
+        job = self.job(level, group)
+        if not self.store.has(job, "base"):
+            return torch.zeros(self.width, dtype=torch.float64)
+        return torch.from_numpy(self.store.array(job, "base").copy())
+
+    def estimate(self, level: Level, x_t: Tensor, view: View, context: Tensor) -> tuple[Tensor, Tensor]:
+        """``x_hat`` and the factors ``h`` of the residual variances of a row, ``(n, observed)``; ``h`` by axis.
+
+        At a time between trained levels the linear part is that of the time, and trees are those of the nearest level.
+        """
+        job = self.job(level, view.group)
+        linear, whole = view.linear(x_t, level)
+        scale = view.scale(level)
         own: list[tuple[Tensor, Tensor]] = []
-        base = torch.from_numpy(self.store.array(job, "base").copy()) if self.store.has(job, "base") else None
-        if base is not None and bool((base > 0).any()):
+        base = self.base(level, view.group)
+        if bool((base > 0).any()):
             place_of = {column: place for place, column in enumerate(view.index.tolist())}
             for codes in self.codes:
                 if int(codes.columns[0]) in place_of and bool(base[codes.columns[0]] > 0):
                     places = torch.tensor([place_of[column] for column in codes.columns.tolist()])
-                    linear[:, places], variance = codes.estimate(x_t[:, places], t)
+                    linear[:, places], variance = codes.estimate(x_t[:, places], level)
                     scale[places] = base[codes.columns]
                     own.append((places, variance / base[codes.columns].square()))
         features: NDArray[np.float32] | None = None
@@ -200,17 +279,12 @@ class Denoiser:
 
 
 def tree_features(x_t: Tensor, whole: Tensor, view: View, context: Tensor) -> NDArray[np.float32]:
-    """``(n, P + P + num_context)`` float32: the noised row with NaN for holes, the linear estimate, context."""
+    """``(n, F)`` float32: the noised row with NaN for holes, the linear estimate, the class, context."""
     row = x_t.new_full((len(x_t), len(view.observed)), torch.nan)
     row[:, view.index] = x_t
-    return torch.cat([row, whole, context.to(row)], 1).float().numpy()
+    return torch.cat([row, whole, view.code.expand(len(x_t), -1), context.to(row)], 1).float().numpy()
 
 
-def level_name(level: int) -> str:
-    """Name of the job of a level."""
-    return f"level {level}"
-
-
-def as_float64(values: Any) -> Tensor:
-    """A float64 tensor on the CPU."""
-    return torch.as_tensor(values, dtype=torch.float64).cpu()
+def level_name(level: int, group: int | None = None) -> str:
+    """Name of the job of a level, or of a class at a level."""
+    return f"level {level}" if group is None else f"level {level} class {group}"

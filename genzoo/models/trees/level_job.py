@@ -11,8 +11,9 @@ from torch import Tensor
 from genzoo.codecs.matrix import Rows
 from genzoo.likelihood.noise import seed_of
 from genzoo.models.trees.decoder import Decoder
-from genzoo.models.trees.denoiser import H_RANGE, Denoiser, level_name, patterns, tree_features
+from genzoo.models.trees.denoiser import H_RANGE, Denoiser, residual_variance, tree_features
 from genzoo.trees.boosting import Array, Examples, Growth, grow_on, quantised
+from genzoo.trees.levels import Level
 from genzoo.trees.store import BoosterStore, array_bytes
 
 MOST_REFERENCES = 1500
@@ -36,6 +37,7 @@ class LevelPlan:
         posterior_mean: Targets are means over training rows instead of the row itself (complete rows only).
         heteroscedastic: One more booster predicts the size of the residual.
         seed: Seed of the model.
+        likelihood: Residual variances are measured; without them rows can be drawn by the flow alone.
     """
 
     growth: Growth
@@ -43,6 +45,7 @@ class LevelPlan:
     posterior_mean: bool
     heteroscedastic: bool
     seed: int
+    likelihood: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,26 +69,28 @@ class Noised:
     scale: Tensor
 
 
-def noised_copies(rows: Rows, copies: int, t: float, denoiser: Denoiser, generator: torch.Generator) -> Noised:
+def noised_copies(rows: Rows, copies: int, level: Level, denoiser: Denoiser, generator: torch.Generator) -> Noised:
     """Copies with noise of their own, and what the linear part makes of them."""
     index = torch.arange(len(rows)).repeat(copies)
     rows = rows.select(index)
     filler = torch.randn(rows.values.shape, generator=generator, dtype=torch.float64)
     x = torch.where(rows.filler, filler, rows.values)
-    x_t = (1 - t) * x + t * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    x_t = level.signal * x + level.noise * torch.randn(x.shape, generator=generator, dtype=torch.float64)
     linear, scale = torch.full_like(x, torch.nan), torch.full_like(x, torch.nan)
-    features = np.empty((len(x), 2 * x.shape[1] + rows.cells.context.shape[1]), dtype=np.float32)
-    for observed, chosen in patterns(x):
-        view = denoiser.view(observed)
+    features = np.empty((0, 0), dtype=np.float32)
+    for view, chosen in denoiser.views(x, rows.group):
         part = x_t[chosen][:, view.index]
-        estimate, whole = view.linear(part, t)
+        estimate, whole = view.linear(part, level)
         linear[chosen[:, None], view.index] = estimate
-        scale[chosen[:, None], view.index] = view.scale(t).expand_as(estimate)
-        features[chosen.numpy()] = tree_features(part, whole, view, rows.cells.context[chosen])
+        scale[chosen[:, None], view.index] = view.scale(level).expand_as(estimate)
+        told = tree_features(part, whole, view, rows.cells.context[chosen])
+        if not len(features):
+            features = np.empty((len(x), told.shape[1]), dtype=np.float32)
+        features[chosen.numpy()] = told
     return Noised(rows, x, x_t, features, linear, scale)
 
 
-def posterior_means(noised: Noised, reference: Tensor, t: float, num_rows: int) -> Tensor:
+def posterior_means(noised: Noised, reference: Tensor, level: Level, num_rows: int) -> Tensor:
     """``(n, P)`` mean over training rows of ``x``, weighted by how well each explains ``x_t``.
 
     Above :data:`MOST_REFERENCES` rows: over ``reference`` (a random part, each standing for several rows) and the row
@@ -94,10 +99,10 @@ def posterior_means(noised: Noised, reference: Tensor, t: float, num_rows: int) 
     Args:
         noised: Complete rows.
         reference: ``(m, P)`` training rows.
-        t: Level.
+        level: Level of noise.
         num_rows: Training rows in all.
     """
-    a = 1 - t
+    a, s = level.signal, level.noise
     out = torch.empty_like(noised.x)
     everything = len(reference) == num_rows
     each = 0.0 if everything else float(np.log((num_rows - 1) / len(reference)))
@@ -105,43 +110,54 @@ def posterior_means(noised: Noised, reference: Tensor, t: float, num_rows: int) 
         part = slice(start, start + CHUNK)
         x_t = noised.x_t[part]
         # |x_t - a x_i|^2 without the term that all i share
-        log_w = (a * (x_t @ reference.T) - 0.5 * a * a * reference.square().sum(1)) / t**2 + each
+        log_w = (a * (x_t @ reference.T) - 0.5 * a * a * reference.square().sum(1)) / s**2 + each
         if everything:
             out[part] = log_w.softmax(1) @ reference
         else:
             x = noised.x[part]
-            own = (a * (x_t * x).sum(1) - 0.5 * a * a * x.square().sum(1)) / t**2
+            own = (a * (x_t * x).sum(1) - 0.5 * a * a * x.square().sum(1)) / s**2
             w = torch.cat([own[:, None], log_w], 1).softmax(1)
             out[part] = w[:, :1] * x + w[:, 1:] @ reference
     return out
 
 
 def train_level(
-    level: int, denoiser: Denoiser, decoder: Decoder, train: Rows, held_out: Rows, plan: LevelPlan
+    index: int, denoiser: Denoiser, decoder: Decoder, train: Rows, held_out: Rows, plan: LevelPlan, group: int = 0
 ) -> dict[str, bytes]:
-    """The parts of one level: boosters ``f<column>`` and ``h``, arrays ``tau``, ``weight`` and ``growth``."""
-    t = float(denoiser.levels[level])
+    """The parts of one level: boosters ``f<column>`` and ``h``, arrays ``tau``, ``base``, ``weight`` and ``growth``.
+
+    Args:
+        index: The level.
+        denoiser: The Gaussian fits; its trees are not read.
+        decoder: For the weights of cells.
+        train: Training rows (of the class, if each has trees of its own).
+        held_out: Rows to stop by and to measure residuals on; may be empty.
+        plan: How.
+        group: The class.
+    """
+    level = denoiser.levels[index]
     width = train.values.shape[1]
-    complete = denoiser.view(torch.ones(width, dtype=torch.bool))
+    complete = denoiser.complete_view(group)
     store = BoosterStore()
     own = denoiser.with_store(store)
-    job = level_name(level)
+    job = own.job(level, group)
+    stream = index if not denoiser.separate else f"{index}/{group}"
     parts: dict[str, bytes] = {}
     counts = np.zeros(width)
-    generator = torch.Generator().manual_seed(seed_of(plan.seed, "noise", level))
-    pure = t >= 1 and train.cells.context.shape[1] == 0  # no signal: the mean is all there is to know
+    generator = torch.Generator().manual_seed(seed_of(plan.seed, "noise", stream))
+    pure = level.signal == 0 and train.cells.context.shape[1] == 0  # the mean is all there is to know
     if plan.growth.rounds and not pure and len(train):
         rows, copies = _rows_to_noise(train, plan.copies, generator)
-        noised = noised_copies(rows, copies, t, own, generator)
-        base = _choose_base(noised, t, own)
+        noised = noised_copies(rows, copies, level, own, generator)
+        base = _choose_base(noised, level, own)
         parts["base"] = array_bytes(base)
-        noised = _rebased(noised, base, t, own)
-        checks = _held_out_copies(held_out, t, own, generator)
+        noised = _rebased(noised, base, level, own)
+        checks = _held_out_copies(held_out, level, own, generator) if plan.growth.patience else None
         target = noised.x
         holes = bool(noised.x.isnan().any())
         if plan.posterior_mean and not holes and noised.rows.cells.context.shape[1] == 0:
-            target = posterior_means(noised, _references(noised.x, len(rows), plan.seed, level), t, len(rows))
-        checks = None if checks is None else _rebased(checks, base, t, own)
+            target = _posterior_means_by_class(noised, len(rows), level, plan.seed)
+        checks = None if checks is None else _rebased(checks, base, level, own)
         matrix = quantised(noised.features, plan.growth.bins)
         check_matrix = None if checks is None else quantised(checks.features, plan.growth.bins, like=matrix)
         for column in range(width):
@@ -151,22 +167,22 @@ def train_level(
                 None if checks is None else _examples(checks, checks.x, column),
                 plan.growth,
                 "reg:squarederror",
-                seed_of(plan.seed, "trees", level, column),
+                seed_of(plan.seed, "trees", stream, column),
                 held_out_matrix=check_matrix,
             )
             counts[column] = grown.rounds
             if grown.blob:
                 parts[f"f{column}"] = grown.blob
     parts["growth"] = array_bytes(counts)
-    if plan.growth.rounds == 0:
+    if plan.growth.rounds == 0 or not plan.likelihood:
         # of the linear estimate, which needs no measurement
-        residual_of = complete.vector * (t * t * complete.value / ((1 - t) ** 2 * complete.value + t * t))
-        tau = (((residual_of @ complete.vector.T) @ own.axes) * own.axes).sum(0)
+        left = complete.vector * residual_variance(complete.value, level)
+        tau = (((left @ complete.vector.T) @ complete.axes) * complete.axes).sum(0).clamp_min(LEAST_TAU)
         return parts | {"tau": array_bytes(tau), "weight": array_bytes(np.full(width, 0.5))}
     store.put(job, parts)
     rows, _ = _rows_to_noise(train, 0, generator)
-    fresh = noised_copies(rows, max(1, -(-LEAST_CALIBRATION // max(len(rows), 1))), t, own, generator)
-    checks = _held_out_copies(held_out, t, own, generator)
+    fresh = noised_copies(rows, max(1, -(-LEAST_CALIBRATION // max(len(rows), 1))), level, own, generator)
+    checks = _held_out_copies(held_out, level, own, generator)
     residual = fresh.x - _estimates(fresh, level, own)
     tau = axis_variances(residual, complete.axes)
     check_residual = None
@@ -183,7 +199,7 @@ def train_level(
             None if checks is None or check_residual is None else _sizes(checks, check_residual, level, own, tau),
             H_GROWTH if checks is not None else replace(H_GROWTH, rounds=20, patience=0),
             "reg:gamma",
-            seed_of(plan.seed, "size", level),
+            seed_of(plan.seed, "size", stream),
         )
         if grown.blob:
             parts["h"] = grown.blob
@@ -192,7 +208,19 @@ def train_level(
     return parts
 
 
-def _choose_base(noised: Noised, t: float, denoiser: Denoiser) -> Tensor:
+def _posterior_means_by_class(noised: Noised, num_rows: int, level: Level, seed: int) -> Tensor:
+    """Posterior means over the training rows of each row's own class."""
+    out = torch.empty_like(noised.x)
+    first = noised.rows.group[:num_rows]  # copies come one whole table after the other
+    for group in first.unique().tolist():
+        chosen = (noised.rows.group == group).nonzero().flatten()
+        part = replace(noised, x=noised.x[chosen], x_t=noised.x_t[chosen])
+        count = int((first == group).sum())
+        out[chosen] = posterior_means(part, _references(part.x, count, seed, level.index), level, count)
+    return out
+
+
+def _choose_base(noised: Noised, level: Level, denoiser: Denoiser) -> Tensor:
     """``(P,)`` root of the mean posterior variance where Bayes' estimate beats the linear one, else 0."""
     base = torch.zeros(noised.x.shape[1], dtype=torch.float64)
     for codes in denoiser.codes:
@@ -200,7 +228,7 @@ def _choose_base(noised: Noised, t: float, denoiser: Denoiser) -> Tensor:
         if not bool(here.any()):
             continue
         x = noised.x[here][:, codes.columns]
-        mean, variance = codes.estimate(noised.x_t[here][:, codes.columns], t)
+        mean, variance = codes.estimate(noised.x_t[here][:, codes.columns], level)
         by_bayes = (x - mean).square().mean(0)
         linear = (x - noised.linear[here][:, codes.columns]).square().mean(0)
         if float(by_bayes.sum()) < float(linear.sum()):
@@ -208,13 +236,13 @@ def _choose_base(noised: Noised, t: float, denoiser: Denoiser) -> Tensor:
     return base
 
 
-def _rebased(noised: Noised, base: Tensor, t: float, denoiser: Denoiser) -> Noised:
+def _rebased(noised: Noised, base: Tensor, level: Level, denoiser: Denoiser) -> Noised:
     """The copies with Bayes' estimate in place of the linear one where ``base`` says so."""
     linear, scale = noised.linear.clone(), noised.scale.clone()
     for codes in denoiser.codes:
         if float(base[codes.columns[0]]) > 0:
             here = (~noised.x[:, codes.columns[0]].isnan()).nonzero().flatten()[:, None]
-            linear[here, codes.columns] = codes.estimate(noised.x_t[here, codes.columns], t)[0]
+            linear[here, codes.columns] = codes.estimate(noised.x_t[here, codes.columns], level)[0]
             scale[here, codes.columns] = base[codes.columns].expand(len(here), -1)
     return replace(noised, linear=linear, scale=scale)
 
@@ -236,11 +264,11 @@ def _rows_to_noise(train: Rows, copies: int, generator: torch.Generator) -> tupl
     return train, max(1, min(MOST_COPIES, AUTO_ROWS // max(len(train), 1)))
 
 
-def _held_out_copies(rows: Rows, t: float, denoiser: Denoiser, generator: torch.Generator) -> Noised | None:
+def _held_out_copies(rows: Rows, level: Level, denoiser: Denoiser, generator: torch.Generator) -> Noised | None:
     if not len(rows):
         return None
     rows = rows.select(slice(0, AUTO_ROWS))
-    return noised_copies(rows, max(1, min(20, -(-LEAST_CALIBRATION // len(rows)))), t, denoiser, generator)
+    return noised_copies(rows, max(1, min(20, -(-LEAST_CALIBRATION // len(rows)))), level, denoiser, generator)
 
 
 def _references(x: Tensor, num_rows: int, seed: int, level: int) -> Tensor:
@@ -258,27 +286,22 @@ def _examples(noised: Noised, target: Tensor, column: int) -> Examples:
     return Examples(noised.features, torch.nan_to_num(f, nan=0.0).numpy(), None, weight)
 
 
-def _estimates(noised: Noised, level: int, denoiser: Denoiser) -> Tensor:
+def _estimates(noised: Noised, level: Level, denoiser: Denoiser) -> Tensor:
     """``(n, P)`` ``x_hat``, NaN at holes."""
     out = torch.full_like(noised.x, torch.nan)
-    for observed, chosen in patterns(noised.x):
-        view = denoiser.view(observed)
+    for view, chosen in denoiser.views(noised.x, noised.rows.group):
         part = noised.x_t[chosen][:, view.index]
         out[chosen[:, None], view.index] = denoiser.estimate(level, part, view, noised.rows.cells.context[chosen])[0]
     return out
 
 
-def _sizes(noised: Noised, residual: Tensor, level: int, denoiser: Denoiser, tau: Tensor) -> Examples:
+def _sizes(noised: Noised, residual: Tensor, level: Level, denoiser: Denoiser, tau: Tensor) -> Examples:
     """What the heteroscedastic booster learns: the mean squared residual in units of ``tau``."""
     size = torch.ones(len(residual), dtype=torch.float64)
-    job = level_name(level)
-    base = torch.zeros(residual.shape[1], dtype=torch.float64)
-    if denoiser.store.has(job, "base"):
-        base = torch.from_numpy(denoiser.store.array(job, "base").copy())
-    for observed, chosen in patterns(residual):
-        view = denoiser.view(observed)
+    for view, chosen in denoiser.views(residual, noised.rows.group):
         if len(view.index):
-            axes, value = view.residual_axes(level, float(denoiser.levels[level]), tau)
+            base = denoiser.base(level, view.group)
+            axes, value = view.residual_axes(level, tau)
             # axes that know their own variance have no part in it
             free = ~(base[view.index] > 0)
             if bool(free.any()):
@@ -286,29 +309,28 @@ def _sizes(noised: Noised, residual: Tensor, level: int, denoiser: Denoiser, tau
     return Examples(noised.features, size.clamp(0.1 * H_RANGE[0], 10 * H_RANGE[1]).numpy())
 
 
-def _cell_weights(noised: Noised, level: int, denoiser: Denoiser, decoder: Decoder) -> Tensor:
+def _cell_weights(noised: Noised, level: Level, denoiser: Denoiser, decoder: Decoder) -> Tensor:
     """``(P,)`` share of the denoiser's Gaussian in the cells of each column, by a few steps of EM."""
-    t, codec = float(denoiser.levels[level]), decoder.codec
+    codec = decoder.codec
     weight = torch.full((noised.x.shape[1],), 0.5, dtype=torch.float64)
     for slot, number in enumerate(codec.typed.numbers):
         column = codec.number_column[slot]
-        if not number.quantized or t >= 1:
+        if not number.quantized or level.signal == 0:
             continue
         first, second = [], []
-        for observed, chosen in patterns(noised.x):
-            view = denoiser.view(observed)
-            if not bool(observed[column]):
+        for view, chosen in denoiser.views(noised.x, noised.rows.group):
+            if not bool(view.observed[column]):
                 continue
             part = noised.x_t[chosen][:, view.index]
             x_hat, h = denoiser.estimate(level, part, view, noised.rows.cells.context[chosen])
             place = int((view.index == column).nonzero())
-            spread = (view.axes[column].square() * denoiser.tau(level)).sum()
+            spread = (view.axes[column].square() * denoiser.tau(level, view.group)).sum()
             cells, present = noised.rows.cells, noised.rows.cells.present[chosen, slot]
             lower, upper = cells.lower[chosen, slot][present], cells.upper[chosen, slot][present]
             one = torch.full((1,), 1.0, dtype=torch.float64)
             sd = (h[present, place] * spread).sqrt()
-            first.append(decoder._cell(lower, upper, x_hat[present, place], sd, part[present, place], t, one))
-            second.append(decoder.cell_from_noise(lower, upper, part[present, place], t))
+            first.append(decoder._cell(lower, upper, x_hat[present, place], sd, part[present, place], level, one))
+            second.append(decoder.cell_from_noise(lower, upper, part[present, place], level))
         if first and sum(map(len, first)):
             a, b, w = torch.cat(first), torch.cat(second), weight[column]
             for _ in range(30):

@@ -1,24 +1,26 @@
 r"""The Gaussian latent-variable model that the denoisers define: importance weights, samples, and completions.
 
-.. math:: p(x) = \int N(x_1; 0, I) \prod p(x_u \mid x_t)\, p(x \mid x_{t_1}), \qquad
+.. math:: p(x) = \int p(x_1) \prod p(x_u \mid x_t)\, p(x \mid x_{t_1}), \qquad
    p(x_u \mid x_t) = N(c_t x_t + c_x \hat x, b^2 I + c_x^2 h T)
 
-with the forward process as proposal: :math:`\log w` sums :math:`\log p(x_u | x_t) - \log q(x_u | x_t, x)` over the path
-and the decoder's term; its mean over paths, exponentiated, is :math:`p(x)`.
+with :math:`p(x_1)` the noised Gaussian fit (:math:`N(0, I)` where no signal is left) and the forward process as
+proposal: :math:`\log w` sums :math:`\log p(x_u | x_t) - \log q(x_u | x_t, x)` over the path and the decoder's term; its
+mean over paths, exponentiated, is :math:`p(x)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from genzoo.codecs.matrix import Rows
 from genzoo.models.trees.decoder import Decoder
-from genzoo.models.trees.denoiser import Denoiser, View, level_name
-from genzoo.trees.levels import reverse_kernel
+from genzoo.models.trees.denoiser import Denoiser, View
+from genzoo.trees.levels import Level, forward_kernel, reverse_kernel
 
 NoiseOf = Callable[[int], Tensor]
 """Step of the path (0: pure noise) to ``(n, observed)`` standard normal numbers."""
@@ -31,19 +33,17 @@ class ReversePath:
     Args:
         denoiser: All levels.
         decoder: From the lowest level of the path to the data.
-        path: Indices of levels, descending; the first is pure noise.
+        path: Indices of levels, descending; the first is that of most noise.
     """
 
     denoiser: Denoiser
     decoder: Decoder
     path: Sequence[int]
 
-    def level(self, place: int) -> float:
-        return float(self.denoiser.levels[self.path[place]])
-
-    def weight(self) -> Tensor:
-        """Share of the denoiser's Gaussian in the cells of each column."""
-        return torch.from_numpy(self.denoiser.store.array(level_name(self.path[-1]), "weight").copy())
+    @property
+    def levels(self) -> list[Level]:
+        """The levels gone through, from most noise to least."""
+        return [self.denoiser.levels[index] for index in self.path]
 
     def log_weights(self, rows: Rows, x: Tensor, view: View, noise: NoiseOf) -> Tensor:
         """``(n,)`` log-weight of one path of each row.
@@ -54,60 +54,60 @@ class ReversePath:
             view: The pattern of holes.
             noise: Standard normal numbers of each step.
         """
-        context = rows.cells.context
-        x_t = noise(0)  # at t = 1 the forward process has forgotten x: prior and proposal are equal
-        out = torch.zeros(len(x), dtype=torch.float64)
-        for place, level in enumerate(self.path[:-1]):
-            kernel = reverse_kernel(self.level(place), self.level(place + 1))
+        context, levels = rows.cells.context, self.levels
+        x_t, out = view.prior_log_ratio(levels[0], x, noise(0))
+        for place, (level, lower) in enumerate(pairwise(levels)):
+            kernel = reverse_kernel(level, lower)
             x_hat, h = self.denoiser.estimate(level, x_t, view, context)
-            axes, tau = view.residual_axes(level, self.level(place), self.denoiser.tau(level))
+            axes, tau = view.residual_axes(level, self.denoiser.tau(level, view.group))
             z = noise(place + 1)
             deviation = (kernel.b * z + kernel.c_x * (x - x_hat)) @ axes
             growth = 1 + kernel.gain * h * tau  # variance of p over that of q, along each axis
             out += 0.5 * (z.square() - torch.log(growth) - deviation.square() / (kernel.b**2 * growth)).sum(1)
             x_t = kernel.c_t * x_t + kernel.c_x * x + kernel.b * z
-        last, t = self.path[-1], self.level(-1)
+        last = levels[-1]
         x_hat, h = self.denoiser.estimate(last, x_t, view, context)
-        tau = self.denoiser.tau(last)
-        return out + self.decoder.log_prob(rows, x, x_t, t, last, x_hat, h, view, tau, self.weight())
+        tau, weight = self.denoiser.tau(last, view.group), self.denoiser.weight(last, view.group)
+        return out + self.decoder.log_prob(rows, x, x_t, last, x_hat, h, view, tau, weight)
 
-    def sample(self, context: Tensor, generator: torch.Generator, euler: bool = False) -> tuple[Tensor, Tensor]:
-        """Rows ``(n, P)`` and categories ``(n, slots)``, one for each row of ``context``.
+    def sample(self, context: Tensor, generator: torch.Generator, group: int = 0) -> tuple[Tensor, Tensor]:
+        """Rows ``(n, P)`` and categories ``(n, slots)`` of the latent-variable model, one for each row of ``context``.
 
         Args:
             context: ``(n, num_context)``.
             generator: Source of randomness.
-            euler: Follow the flow ``dx/dt = (x_t - x_hat) / t`` from the noise to the lowest level instead of drawing
-                each step: samples of another distribution than the one whose likelihood is reported.
+            group: The class.
         """
-        view = self.complete_view()
-        x_t = torch.randn(len(context), len(self.denoiser.mean), generator=generator, dtype=torch.float64)
-        for place, level in enumerate(self.path[:-1]):
+        view = self.denoiser.complete_view(group)
+        z = torch.randn(len(context), self.denoiser.width, generator=generator, dtype=torch.float64)
+        levels = self.levels
+        x_t = view.prior(levels[0], z)
+        for level, lower in pairwise(levels):
             x_hat, h = self.denoiser.estimate(level, x_t, view, context)
-            t, u = self.level(place), self.level(place + 1)
-            if euler:
-                x_t = x_t + (u - t) * (x_t - x_hat) / t
-            else:
-                x_t = self._step(level, t, u, x_t, x_hat, h, view, generator)
-        last = self.path[-1]
+            x_t = self.step(level, lower, x_t, x_hat, h, view, generator)
+        return self.draw(x_t, view, context, generator)
+
+    def draw(
+        self, x_t: Tensor, view: View, context: Tensor, generator: torch.Generator, given: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """From the lowest level to the data (``given``: see :meth:`Decoder.draw`)."""
+        last = self.levels[-1]
         x_hat, h = self.denoiser.estimate(last, x_t, view, context)
-        return self.decoder.draw(x_t, self.level(-1), x_hat, h, view, self.denoiser.tau(last), self.weight(), generator)
+        tau, weight = self.denoiser.tau(last, view.group), self.denoiser.weight(last, view.group)
+        return self.decoder.draw(x_t, last, x_hat, h, view, tau, weight, generator, given)
 
-    def complete_view(self) -> View:
-        """The pattern without holes."""
-        return self.denoiser.view(torch.ones(len(self.denoiser.mean), dtype=torch.bool))
-
-    def _step(
-        self, level: int, t: float, u: float, x_t: Tensor, x_hat: Tensor, h: Tensor, view: View, g: torch.Generator
+    def step(
+        self, level: Level, lower: Level, x_t: Tensor, x_hat: Tensor, h: Tensor, view: View, g: torch.Generator
     ) -> Tensor:
-        kernel = reverse_kernel(t, u)
+        """A draw from the reverse kernel of complete rows."""
+        kernel = reverse_kernel(level, lower)
         z = torch.randn(x_t.shape, generator=g, dtype=torch.float64)
-        axes, tau = view.residual_axes(level, t, self.denoiser.tau(level))
+        axes, tau = view.residual_axes(level, self.denoiser.tau(level, view.group))
         spread = kernel.b * (1 + kernel.gain * h * tau).sqrt()
         return kernel.c_t * x_t + kernel.c_x * x_hat + (spread * z) @ axes.T
 
     def complete(
-        self, rows: Rows, x: Tensor, draws: int, particles: int, generator: torch.Generator
+        self, rows: Rows, x: Tensor, draws: int, particles: int, generator: torch.Generator, group: int = 0
     ) -> list[tuple[Tensor, Tensor]]:
         """``draws`` completions of rows that share one pattern of holes, by sequential Monte Carlo.
 
@@ -121,57 +121,96 @@ class ReversePath:
             draws: Completions of each row.
             particles: Paths of each row.
             generator: Source of randomness.
+            group: The class of the rows.
         """
-        view = self.complete_view()
+        view = self.denoiser.complete_view(group)
         seen = ~x[0].isnan()
-        o, m = seen.nonzero().flatten(), (~seen).nonzero().flatten()
+        o = seen.nonzero().flatten()
         x = x.repeat_interleave(particles, 0)
         rows = rows.select(torch.arange(len(rows)).repeat_interleave(particles))
-        context = rows.cells.context
-        x_t = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-        log_w = torch.zeros(len(x), dtype=torch.float64)
-        for place, level in enumerate(self.path[:-1]):
-            t, u = self.level(place), self.level(place + 1)
-            kernel = reverse_kernel(t, u)
+        context, levels = rows.cells.context, self.levels
+        x_t, log_w = self._complete_prior(x, o, view, generator)
+        for level, lower in pairwise(levels):
+            kernel = reverse_kernel(level, lower)
             x_hat, h = self.denoiser.estimate(level, x_t, view, context)
-            proposal = self._step(level, t, u, x_t, x_hat, h, view, generator)
+            proposal = self.step(level, lower, x_t, x_hat, h, view, generator)
             if len(o):
                 z = torch.randn(len(x), len(o), generator=generator, dtype=torch.float64)
                 step = kernel.c_t * x_t[:, o] + kernel.c_x * x[:, o] + kernel.b * z
                 mean = kernel.c_t * x_t + kernel.c_x * x_hat
                 # covariance of the reverse kernel over b^2, for each particle's h
-                axes, tau = view.residual_axes(level, t, self.denoiser.tau(level))
+                axes, tau = view.residual_axes(level, self.denoiser.tau(level, group))
                 growth = 1 + kernel.gain * h * tau
-                covariance = (axes[o] * growth[:, None]) @ axes[o].T
-                root = torch.linalg.cholesky(covariance)
-                deviation = torch.linalg.solve_triangular(
-                    root, ((step - mean[:, o]) / kernel.b)[..., None], upper=False
-                )
-                log_w += 0.5 * (z.square().sum(1) - deviation.square().sum((1, 2)))
-                log_w -= root.diagonal(dim1=1, dim2=2).log().sum(1)
-                if len(m):  # Matheron's rule: a draw of all columns, moved to where the observed ones are
-                    gap = torch.cholesky_solve((step - proposal[:, o])[..., None], root)
-                    cross = (axes[m] * growth[:, None]) @ axes[o].T
-                    proposal[:, m] += (cross @ gap)[..., 0]
-                proposal[:, o] = step
-            x_t = proposal
-            x_t, log_w = self._resample(x_t, log_w, particles, generator)
-        last, t = self.path[-1], self.level(-1)
+                proposal, ratio = _given(proposal, step, mean, (axes[o] * growth[:, None]) @ axes.T, kernel.b, o)
+                log_w += 0.5 * z.square().sum(1) + ratio
+            x_t, log_w = self._resample(proposal, log_w, particles, generator)
+        last = levels[-1]
         if len(o):
-            part = self.denoiser.view(seen, alone=False)
-            tau = self.denoiser.tau(last)
+            part = self.denoiser.view(seen, alone=False, group=group)
+            tau, weight = self.denoiser.tau(last, group), self.denoiser.weight(last, group)
             x_hat, h = self.denoiser.estimate(last, x_t, view, context)
-            log_w += self.decoder.log_prob(rows, x[:, o], x_t[:, o], t, last, x_hat[:, o], h, part, tau, self.weight())
+            log_w += self.decoder.log_prob(rows, x[:, o], x_t[:, o], last, x_hat[:, o], h, part, tau, weight)
         chosen = self._choose(log_w, particles, draws, generator)
-        out = []
-        for one in range(draws):
-            at = chosen[:, one]
-            x_hat, h = self.denoiser.estimate(last, x_t[at], view, context[at])
-            drawn = self.decoder.draw(
-                x_t[at], t, x_hat, h, view, self.denoiser.tau(last), self.weight(), generator, given=x[at]
-            )
-            out.append(drawn)
-        return out
+        return [self.draw(x_t[at], view, context[at], generator, given=x[at]) for at in chosen.unbind(1)]
+
+    def _complete_prior(self, x: Tensor, o: Tensor, view: View, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Particles at the level of most noise, and their weights."""
+        level = self.levels[0]
+        drawn = view.prior(level, torch.randn(x.shape, generator=generator, dtype=torch.float64))
+        log_w = torch.zeros(len(x), dtype=torch.float64)
+        if level.signal > 0 and len(o):
+            z = torch.randn(len(x), len(o), generator=generator, dtype=torch.float64)
+            x_t = level.signal * x[:, o] + level.noise * z
+            covariance = level.signal**2 * view.covariance + level.noise**2 * torch.eye(x.shape[1], dtype=x.dtype)
+            mean = (level.signal * view.mean).expand_as(x)
+            relative = (covariance[o] / level.noise**2).expand(len(x), -1, -1)
+            drawn, ratio = _given(drawn, x_t, mean, relative, level.noise, o)
+            log_w += 0.5 * z.square().sum(1) + ratio
+        return drawn, log_w
+
+    def repaint(
+        self,
+        rows: Rows,
+        x: Tensor,
+        generator: torch.Generator,
+        passes: int = 1,
+        jump: int = 5,
+        group: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """One completion of rows that share one pattern of holes, by RePaint.
+
+        At every level the observed columns are noised afresh and the others follow the reverse kernel of the whole
+        row; after every ``jump`` levels the row goes back to more noise and comes down again, ``passes`` times in all.
+        Cheap and inexact: the observed columns are only told through the noised row.
+
+        Args:
+            rows: Encoded rows.
+            x: ``(n, P)`` values, fillers drawn, NaN for holes; one pattern.
+            generator: Source of randomness.
+            passes: Times that each stretch of levels is gone through; 1 never goes back.
+            jump: Levels in a stretch.
+            group: The class of the rows.
+        """
+        view, seen = self.denoiser.complete_view(group), ~x[0].isnan()
+        context, levels = rows.cells.context, self.levels
+
+        def normal() -> Tensor:
+            return torch.randn(x.shape, generator=generator, dtype=torch.float64)
+
+        def pinned(x_t: Tensor, level: Level) -> Tensor:
+            return torch.where(seen, level.signal * x + level.noise * normal(), x_t)
+
+        x_t = pinned(view.prior(levels[0], normal()), levels[0])
+        for start in range(0, len(levels) - 1, jump):
+            stretch = levels[start : start + jump + 1]
+            for again in range(passes):
+                if again:
+                    a, s = forward_kernel(stretch[-1], stretch[0])
+                    x_t = pinned(a * x_t + s * normal(), stretch[0])
+                for level, lower in pairwise(stretch):
+                    x_hat, h = self.denoiser.estimate(level, x_t, view, context)
+                    x_t = pinned(self.step(level, lower, x_t, x_hat, h, view, generator), lower)
+        return self.draw(x_t, view, context, generator, given=x)
 
     @staticmethod
     def _choose(log_w: Tensor, particles: int, draws: int, generator: torch.Generator) -> Tensor:
@@ -195,3 +234,28 @@ class ReversePath:
             mean = torch.logsumexp(kept, 1, keepdim=True).expand_as(kept)
             log_w = torch.where(poor[:, None], mean, kept).flatten()
         return x_t[index.flatten()], log_w
+
+
+def _given(
+    drawn: Tensor, known: Tensor, mean: Tensor, covariance: Tensor, unit: float, o: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Draws of a Gaussian, moved to where some columns are known (Matheron's rule).
+
+    Args:
+        drawn: ``(n, P)`` draws of all columns.
+        known: ``(n, len(o))`` values of the columns ``o``.
+        mean: ``(n, P)``.
+        covariance: ``(n, len(o), P)`` of the columns ``o`` with all, over ``unit`` squared.
+        unit: Scale of the covariance.
+        o: Known columns.
+
+    Returns:
+        The moved draws, and ``(n,)`` the log-density of what is known over that of ``N(0, unit^2 I)`` at 0.
+    """
+    root = torch.linalg.cholesky(covariance[:, :, o])
+    deviation = torch.linalg.solve_triangular(root, ((known - mean[:, o]) / unit)[..., None], upper=False)
+    ratio = -0.5 * deviation.square().sum((1, 2)) - root.diagonal(dim1=1, dim2=2).log().sum(1)
+    gap = torch.cholesky_solve((known - drawn[:, o])[..., None], root)
+    moved = drawn + (covariance.transpose(1, 2) @ gap)[..., 0]
+    moved[:, o] = known
+    return moved, ratio

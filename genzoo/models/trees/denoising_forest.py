@@ -1,0 +1,409 @@
+"""What tree models that undo noise share: levels, classes, the latent-variable model behind samples and likelihood."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genzoo.codecs.matrix import CodeChoice, MatrixCodec, Rows
+from genzoo.errors import CapabilityError
+from genzoo.likelihood.estimators import importance_weighted
+from genzoo.likelihood.noise import RowNoise, seed_of
+from genzoo.models.baselines.filling import fill_holes
+from genzoo.models.baselines.multinomials import CategoryLayout, laplace_log_probs
+from genzoo.models.capabilities import Capabilities
+from genzoo.models.scoring import ModelLogProb
+from genzoo.models.trees.base import TreeModel
+from genzoo.models.trees.code_posterior import MOST_VALUES, all_codes, block_axes, known_values
+from genzoo.models.trees.decoder import Decoder
+from genzoo.models.trees.denoiser import Denoiser, GaussianFit, level_name, patterns
+from genzoo.models.trees.gaussian_fits import fit_groups
+from genzoo.models.trees.level_job import LevelPlan, train_level
+from genzoo.models.trees.reverse_path import ReversePath
+from genzoo.tables.batch import TableBatch
+from genzoo.trees.boosting import Growth
+from genzoo.trees.levels import NoisePath, Spacing, shortest_path
+
+FOREST_CAPABILITIES = Capabilities(
+    missing="lower_bound",
+    context=True,
+    context_missing=True,
+    likelihood="lower_bound",
+    quantized="lower_bound",
+    categorical="lower_bound",
+    imputes=True,
+    uses_mask=True,
+)
+Classes = Literal["input", "separate"]
+
+
+class DenoisingForest(TreeModel):
+    """Boosted trees that undo noise, level by level, read as a latent-variable model. Abstract: a method adds the path
+    that noise takes and its samplers.
+
+    Args:
+        schema: The table's schema as a plain dictionary.
+        path: How a row turns into noise.
+        num_levels: Levels of noise; each has its own trees. More are slower and tighter.
+        copies: Noised copies of each training row at a level; 0 takes as many as make about 20,000 noised rows (at most
+            20), and of a longer table a random 20,000 rows at each level.
+        rounds: Most trees of a column at a level; 0 leaves the Gaussian fit.
+        depth: Deepest tree.
+        eta: Shrinkage of each tree.
+        bins: Bins of each feature; fewer are faster.
+        min_child_weight: Fewest noised rows in a leaf.
+        stopping: Rounds without progress on held-out rows (the validation split) before a column stops; 0: never.
+        spacing: Levels ``uniform`` in time, even in the ``log_snr``, or by the number of columns (``auto``).
+        num_steps: Levels the likelihood and samples go through, chosen by dynamic programming; 0 takes all.
+        posterior_mean: Learn from means over training rows instead of single rows (complete tables without context).
+        heteroscedastic: One more booster a level says where the residual is wide.
+        shrink: Correlations of the Gaussian fit are shrunk by as much as their sampling error asks for.
+        scaler: Scale of the numbers before noise is added; ``standardise`` gives z-scores.
+        code: Points that stand for categories of three values and more.
+        label: A categorical value column that is never noised: its classes have Gaussian fits of their own, and a row
+            is worth ``log P(label) + bound(the rest given the label)``.
+        classes: With a label: trees are told the class (``input``), or each class has its own (``separate``).
+        class_mix: Probability of each class by name, in place of its training frequency.
+        imputation: ``particles`` (sequential Monte Carlo, exact as their number grows) or ``repaint``.
+        particles: Paths a row in imputation; more is closer to the exact conditional.
+        repaint_passes: Times that RePaint goes through each stretch of levels; 1 never goes back.
+        repaint_jump: Levels in a stretch; 0 takes a tenth of all.
+        likelihood: Measure residual variances. Without them training is cheaper, rows are drawn by following the flow,
+            and there is no likelihood.
+        groups: Epochs the levels are spread over; a checkpoint is written after each.
+        workers: Threads that grow trees; 0 takes the cores of the machine. The result does not depend on it.
+        draws: Importance weights a row.
+        seed: Seed of noise and trees.
+    """
+
+    capabilities: ClassVar[Capabilities] = FOREST_CAPABILITIES
+    codec: MatrixCodec
+    mean: Tensor
+    covariance: Tensor
+    category_log_prob: Tensor
+    grid_points: Tensor
+    grid_logs: Tensor
+
+    def __init__(
+        self,
+        schema: dict[str, Any],
+        path: NoisePath,
+        num_levels: int = 25,
+        copies: int = 0,
+        rounds: int = 200,
+        depth: int = 5,
+        eta: float = 0.15,
+        bins: int = 64,
+        min_child_weight: float = 5.0,
+        stopping: int = 10,
+        spacing: Spacing = "auto",
+        num_steps: int = 0,
+        posterior_mean: bool = True,
+        heteroscedastic: bool = True,
+        shrink: bool = False,
+        scaler: Literal["auto", "standardise", "robust", "asinh", "quantile"] = "auto",
+        code: CodeChoice = "auto",
+        label: str | None = None,
+        classes: Classes = "input",
+        class_mix: dict[str, float] | None = None,
+        imputation: Literal["particles", "repaint"] = "particles",
+        particles: int = 32,
+        repaint_passes: int = 5,
+        repaint_jump: int = 0,
+        likelihood: bool = True,
+        box: bool = False,
+        *,
+        groups: int = 10,
+        workers: int = 0,
+        draws: int = 10,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(schema, groups=groups, workers=workers, draws=draws, seed=seed)
+        for name, value, least in (("copies", copies, 0), ("repaint_passes", repaint_passes, 1)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        self.path, self.box, self.has_likelihood = path, box, likelihood and not box
+        self.codec = MatrixCodec(self.schema, "standardise" if box else scaler, code, label, box)
+        width, num_groups = self.codec.width, self.codec.num_groups
+        discrete = all(slot.quantized for slot in self.codec.typed.numbers)
+        self.levels = path.levels(num_levels, spacing, width, discrete)
+        self.num_steps, self.particles, self.shrink = num_steps, particles, shrink
+        self.label, self.separate, self.class_mix = label, label is not None and classes == "separate", class_mix
+        self.imputation, self.repaint_passes, self.repaint_jump = imputation, repaint_passes, repaint_jump
+        if class_mix is not None:
+            self._given_mix(class_mix)
+        growth = Growth(rounds, depth, eta, bins, min_child_weight=min_child_weight, patience=stopping)
+        self.plan = LevelPlan(growth, copies, posterior_mean, heteroscedastic, seed, self.has_likelihood)
+        self.layout = CategoryLayout([slot.num_categories for slot in self.codec.typed.categories])
+        self.register_buffer("mean", torch.zeros(num_groups, width, dtype=torch.float64))
+        self.register_buffer("covariance", torch.eye(width, dtype=torch.float64).repeat(num_groups, 1, 1))
+        self.register_buffer("category_log_prob", torch.zeros(self.layout.total, dtype=torch.float64))
+        for name in ("grid_points", "grid_logs"):
+            shape = (len(self.codec.typed.numbers), MOST_VALUES)
+            self.register_buffer(name, torch.full(shape, torch.nan, dtype=torch.float64))
+        self._reverse: ReversePath | None = None
+
+    # ---- what a method writes -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def draw_group(self, context: Tensor, generator: torch.Generator, group: int) -> tuple[Tensor, Tensor]:
+        """Rows ``(n, P)`` and categories of one class, by the method's sampler."""
+
+    # ---- classes --------------------------------------------------------------------------------------------------
+
+    def _given_mix(self, mix: dict[str, float]) -> Tensor:
+        """``(C,)`` log-probabilities of a given mix of classes."""
+        if self.label is None:
+            raise ValueError("class_mix needs a label: name the column of the classes (--model.label)")
+        names = [str(value) for value in self.schema[self.label].categories]
+        weights = [float(mix.get(name, 0.0)) for name in names]
+        unknown = sorted(set(map(str, mix)) - set(names))
+        if unknown or min(weights) < 0 or sum(weights) <= 0:
+            problem = f"'{unknown[0]}' is not one" if unknown else "weights must be positive"
+            raise ValueError(
+                f"class_mix gives a weight to each class of '{self.label}' ({', '.join(names)}): {problem}"
+            )
+        return (torch.tensor(weights, dtype=torch.float64) / sum(weights)).log()
+
+    @property
+    def class_log_prob(self) -> Tensor:
+        """``(C,)`` log-probability of each class; zero for the one class of a table without a label."""
+        slot = self.codec.label_slot
+        if slot is None:
+            return torch.zeros(1, dtype=torch.float64)
+        if self.class_mix is not None:
+            return self._given_mix(self.class_mix)
+        return self.category_log_prob[self.layout.slots()[slot]].cpu()
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    @property
+    def needs_held_out(self) -> bool:
+        return self.plan.growth.patience > 0 or self.has_likelihood
+
+    @property
+    def ready(self) -> bool:
+        return self.complete and self.has_likelihood
+
+    @property
+    def jobs(self) -> list[str]:
+        """One per level, or per level and class."""
+        members: list[int | None] = list(range(self.codec.num_groups)) if self.separate else [None]
+        return [level_name(level.index, group) for level in self.levels for group in members]
+
+    def prepare(self, train: Rows, held_out: Rows) -> None:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "filler"))
+        filler = torch.randn(train.values.shape, generator=generator, dtype=torch.float64)
+        values = torch.where(train.filler, filler, train.values)
+        mean, covariance = fit_groups(values, train.group, len(self.mean), self.separate, self.shrink)
+        self.mean.copy_(mean)
+        self.covariance.copy_(covariance)
+        counts = self.layout.counts(train.cells.category, train.log_volume.new_ones(len(train), 1))[0]
+        logs = [laplace_log_probs(counts[part]) for part in self.layout.slots()]
+        if logs:
+            self.category_log_prob.copy_(torch.cat(logs))
+        for slot, number in enumerate(self.codec.typed.numbers):
+            if number.quantized and number.indicator is None:
+                column = self.codec.number_column[slot]
+                self.grid_points[slot], self.grid_logs[slot] = known_values(
+                    train.values[train.cells.present[:, slot], column]
+                )
+        self.refresh_derived()
+
+    def run_job(self, job: str, train: Rows, held_out: Rows) -> dict[str, bytes]:
+        words = job.split()
+        group = int(words[3]) if self.separate else 0
+        chosen = [rows.group == group if self.separate else rows.group >= 0 for rows in (train, held_out)]
+        train, held_out = (r.select(c.nonzero().flatten()) for r, c in zip((train, held_out), chosen, strict=True))
+        return train_level(int(words[1]), self._denoiser(1), self._decoder(), train, held_out, self.plan, group)
+
+    def refresh_derived(self) -> None:
+        self._reverse = None
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        self.refresh_derived()
+        return super().load_state_dict(*args, **kwargs)
+
+    def restore_extra(self, checkpoint: dict[str, Any]) -> None:
+        super().restore_extra(checkpoint)
+        self.refresh_derived()
+
+    def _denoiser(self, threads: int) -> Denoiser:
+        logs = [self.category_log_prob[part].cpu() for part in self.layout.slots()]
+        codes = all_codes(self.codec, logs, self.grid_points.cpu(), self.grid_logs.cpu())
+        smooth = torch.ones(self.codec.width, dtype=torch.bool)
+        for block in self.codec.blocks:
+            atoms = block.kind == "number" and self.codec.typed.numbers[block.slot].indicator is not None
+            smooth[block.columns] = block.kind == "number" and not atoms
+        for code in codes:
+            smooth[code.columns] = False
+        fits = [
+            GaussianFit(mean, covariance, block_axes(covariance, smooth))
+            for mean, covariance in zip(self.mean.cpu(), self.covariance.cpu(), strict=True)
+        ]
+        return Denoiser(self.levels, self.store, fits, smooth, codes, self.separate, threads)
+
+    def _decoder(self) -> Decoder:
+        return Decoder(self.codec, [self.category_log_prob[part].cpu() for part in self.layout.slots()])
+
+    # ---- the latent-variable model --------------------------------------------------------------------------------
+
+    @property
+    def likelihood_method(self) -> str:
+        steps = self.num_steps or len(self.levels)
+        return f"importance-weighted, {self.draws} draws, {steps} levels"
+
+    @property
+    def reverse(self) -> ReversePath:
+        """The fitted model along the levels it uses."""
+        self.require_complete()
+        if self._reverse is None:
+            denoiser, decoder = self._denoiser(max(1, torch.get_num_threads())), self._decoder()
+            path = list(range(len(self.levels)))[::-1]
+            if 0 < self.num_steps < len(path):
+                members = range(len(denoiser.fits)) if self.separate else [0]
+                tau = torch.cat([torch.stack([denoiser.tau(level, g) for level in self.levels]) for g in members], 1)
+                snr = np.array([level.snr for level in self.levels])
+                path = shortest_path(snr, tau.numpy(), self.num_steps, not bool(decoder.joint.all()))
+            self._reverse = ReversePath(denoiser, decoder, path)
+        return self._reverse
+
+    def score_batch(self, batch: TableBatch, seed: int, draws: int) -> ModelLogProb:
+        if not self.has_likelihood:
+            why = (
+                "box: true clips samples to the range of the training rows, so it has no density; train with box: false"
+                if self.box
+                else "it was trained with likelihood: false; train with likelihood: true"
+            )
+            raise CapabilityError(f"this {type(self).__name__} draws rows and has no likelihood: {why}")
+        scored: ModelLogProb = super().score_batch(batch, seed, draws)
+        return scored
+
+    def model_log_prob(self, encoded: Rows, noise: RowNoise, draws: int) -> ModelLogProb:
+        device = encoded.values.device
+        rows = encoded.to("cpu")
+        log_w = self.class_log_weights(rows, noise, draws)
+        values, se = importance_weighted(torch.logsumexp(log_w, 2))
+        return ModelLogProb(values.to(device), None if se is None else se.to(device))
+
+    def class_log_weights(self, rows: Rows, noise: RowNoise, draws: int, every: bool = False) -> Tensor:
+        """``(n, draws, C)`` log-weights of the row in each class, the probability of the class in them.
+
+        A row that knows its class has ``-inf`` for the others, unless ``every`` is asked for. The same noise is used
+        for all classes.
+        """
+        prior = self.class_log_prob
+        out = torch.full((len(rows), draws, len(prior)), -torch.inf, dtype=torch.float64)
+        for group in range(len(prior)):
+            member = (
+                torch.ones_like(rows.group, dtype=torch.bool) if every else (rows.group == group) | (rows.group < 0)
+            )
+            chosen = member.nonzero().flatten()
+            if len(chosen):
+                part = rows.select(chosen).in_group(group)
+                own = RowNoise(noise.seed, part.rows)
+                log_w = torch.stack([self._log_weights(part, own, draw) for draw in range(draws)], 1)
+                out[chosen, :, group] = log_w + prior[group]
+        return out
+
+    def _log_weights(self, rows: Rows, noise: RowNoise, draw: int) -> Tensor:
+        reverse = self.reverse
+        width, device = self.codec.width, "cpu"
+        filler = noise.normal(width, stream=f"filler/{draw}", device=device) if bool(rows.filler.any()) else None
+        x = rows.values if filler is None else torch.where(rows.filler, filler, rows.values)
+        normal = noise.normal(len(reverse.path), width, stream=f"path/{draw}", device=device)
+        out = torch.zeros(len(rows), dtype=torch.float64)
+        for view, chosen in reverse.denoiser.views(x, rows.group):
+            if not len(view.index):
+                continue
+            part = normal[chosen][:, :, view.index]
+            out[chosen] = reverse.log_weights(
+                rows.select(chosen), x[chosen][:, view.index], view, part.unbind(1).__getitem__
+            )
+        if filler is not None:
+            out += 0.5 * ((filler.square() + math.log(2 * math.pi)) * rows.filler).sum(1)
+        return out
+
+    # ---- samples and imputations ----------------------------------------------------------------------------------
+
+    def model_sample(self, num_samples: int, context: Tensor | None, generator: torch.Generator) -> TableBatch:
+        self.require_complete()
+        given = torch.zeros(num_samples, self.codec.num_context) if context is None else context.cpu()
+        group = torch.zeros(num_samples, dtype=torch.int64)
+        if self.codec.label_slot is not None:
+            weights = self.class_log_prob.exp()
+            group = torch.multinomial(weights, num_samples, replacement=True, generator=generator)
+        values = torch.empty(num_samples, self.codec.width, dtype=torch.float64)
+        category = torch.full((num_samples, len(self.codec.typed.categories)), -1, dtype=torch.int64)
+        for one in group.unique().tolist():
+            chosen = (group == one).nonzero().flatten()
+            values[chosen], category[chosen] = self.draw_group(given[chosen], generator, one)
+        return self._decoded(values, category, torch.arange(num_samples), group)
+
+    def model_impute(
+        self, batch: TableBatch, encoded: Rows, draws: int, generator: torch.Generator
+    ) -> list[TableBatch]:
+        rows = encoded.to("cpu")
+        self.require_complete()
+        numeric = [batch.numeric.cpu().clone() for _ in range(draws)]
+        codes = [batch.codes.cpu().clone() for _ in range(draws)]
+        plain = batch.to("cpu")
+        filler = torch.randn(rows.values.shape, generator=generator, dtype=torch.float64)
+        x = torch.where(rows.filler, filler, rows.values)
+        empty = (rows.cells.category < 0).any(1)  # a slot of one category has no column in the matrix
+        for group, one_draw, members in self._classes_of_draws(rows, draws, generator):
+            for observed, chosen in patterns(x[members]):
+                chosen = members[chosen]
+                if bool(observed.all()):
+                    chosen = chosen[empty[chosen]]
+                if not len(chosen):
+                    continue
+                wanted = list(range(draws)) if one_draw is None else [one_draw]
+                part = rows.select(chosen).in_group(group)
+                drawn = self._complete(part, x[chosen], len(wanted), generator, group)
+                for one, (values, category) in zip(wanted, drawn, strict=True):
+                    label = torch.full((len(chosen),), group)
+                    filled = self._decoded(values, category, plain.rows[chosen], label).to("cpu")
+                    completed = fill_holes(self.schema, plain.select(chosen), filled)
+                    numeric[one][chosen], codes[one][chosen] = completed.numeric, completed.codes
+        device = batch.numeric.device
+        return [plain.with_values(n, c).to(device) for n, c in zip(numeric, codes, strict=True)]
+
+    def _classes_of_draws(
+        self, rows: Rows, draws: int, generator: torch.Generator
+    ) -> list[tuple[int, int | None, Tensor]]:
+        """Which rows are completed as members of which class: ``(class, draw or None for all draws, rows)``."""
+        known = rows.group[rows.group >= 0].unique().tolist()
+        out: list[tuple[int, int | None, Tensor]] = [(g, None, (rows.group == g).nonzero().flatten()) for g in known]
+        open_rows = (rows.group < 0).nonzero().flatten()
+        if len(open_rows):
+            # a missing class is drawn first, from its posterior given the observed cells
+            noise = RowNoise(int(torch.randint(2**31, (1,), generator=generator)), rows.rows[open_rows])
+            log_w = self.class_log_weights(rows.select(open_rows), noise, self.draws)
+            posterior = torch.logsumexp(log_w, 1).softmax(1)
+            chosen = torch.multinomial(posterior, draws, replacement=True, generator=generator)
+            for draw in range(draws):
+                for group in chosen[:, draw].unique().tolist():
+                    out.append((group, draw, open_rows[chosen[:, draw] == group]))
+        return out
+
+    def _complete(
+        self, rows: Rows, x: Tensor, draws: int, generator: torch.Generator, group: int
+    ) -> list[tuple[Tensor, Tensor]]:
+        reverse = self.reverse
+        if self.imputation == "particles":
+            return reverse.complete(rows, x, draws, max(self.particles, 2 * draws), generator, group)
+        jump = self.repaint_jump or max(1, len(reverse.path) // 10)
+        return [reverse.repaint(rows, x, generator, self.repaint_passes, jump, group) for _ in range(draws)]
+
+    def _decoded(self, values: Tensor, category: Tensor, rows: Tensor, group: Tensor) -> TableBatch:
+        if self.codec.label_slot is not None:
+            category = category.clone()
+            category[:, self.codec.label_slot] = group
+        device = self.mean.device
+        return self.codec.decode(values.to(device), category.to(device), rows.to(device))
