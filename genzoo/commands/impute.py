@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genzoo.commands.output import require_writable
 from genzoo.commands.parsing import Parser, add_output, add_seed, whole_number
+from genzoo.commands.ranges import add_dask, in_order, opened
 
 if TYPE_CHECKING:
     from genzoo.tables.schema import Schema
@@ -23,32 +27,47 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("file", metavar="FILE", help="table with holes, in the columns of the training table")
     parser.add_argument("--draws", type=whole_number(1), default=1, help="completed tables to draw")
     add_output(parser, "where the completed table goes: csv, tsv, parquet or feather")
+    add_dask(parser)
     add_seed(parser, "seed of the draws")
     given = parser.parse(arguments)
     targets = [require_writable(path, given.overwrite) for path in outputs(given.output, given.draws)]
 
-    from genzoo.models.checkpoint import load
-    from genzoo.tables.frames import read_frame, write_frame
+    from genzoo.tables.stream import TableWriter
 
-    model = load(given.run)
-    # as a frame, so that the types of its columns come back (a path gives pandas, which has no dates)
-    frame = read_frame(given.file, schema=model.schema)
-    frames = model.impute(frame, draws=given.draws, seed=given.seed)
-    for frame, target in zip(frames, targets):
-        write_frame(frame, target, overwrite=given.overwrite)
-    print(f"wrote {len(frames[0])} completed rows to {', '.join(map(str, targets))}")
-    for line in left_open(read_frame(frames[0]), model.schema):
+    model, reader = opened(given.run, given.file)
+    tasks = ((given.run, given.file, given.draws, given.seed, *ends) for ends in reader.ranges())
+    empty: Counter[str] = Counter()
+    with ExitStack() as stack:
+        writers = [stack.enter_context(TableWriter(target, given.overwrite)) for target in targets]
+        for pieces in in_order(impute_range, tasks, given.dask):
+            for piece, writer in zip(pieces, writers, strict=True):
+                writer.write(piece)
+            empty.update({name: pieces[0][name].null_count for name in pieces[0].column_names})
+    print(f"wrote {writers[0].num_rows} completed rows to {', '.join(map(str, targets))}")
+    for line in left_open(empty, model.schema):
         print(line)
     return 0
 
 
-def left_open(frame: Any, schema: Schema) -> list[str]:
-    """Says which columns still have missing cells, and why."""
+def impute_range(run: str, file: str, draws: int, seed: int, start: int, stop: int) -> list[Any]:
+    """Rows ``start`` to ``stop`` of a file completed ``draws`` times, as Arrow tables.
+
+    Draws depend on the seed and the batch of rows, so it does not matter into which ranges the file is cut.
+    """
+    from genzoo.models.drawing import IMPUTE_BATCH, impute_table
+    from genzoo.tables.frames import to_arrow
+
+    model, reader = opened(run, file)
+    filled = impute_table(model, reader.read(start, stop), draws, seed, IMPUTE_BATCH, first=start)
+    return [to_arrow(frame) for frame in filled]
+
+
+def left_open(empty: Mapping[str, int], schema: Schema) -> list[str]:
+    """Says which columns still have missing cells, from the number of them in each column, and why."""
     lines = []
-    for name in frame.columns:
-        empty = int(frame[name].null_count())
+    for name, count in empty.items():
         column = next((c for c in schema.columns if c.name == name), None)
-        if not empty:
+        if not count:
             continue
         if column is None or not column.is_scored:
             reason = "the model does not model the column"
@@ -56,7 +75,7 @@ def left_open(frame: Any, schema: Schema) -> list[str]:
             reason = "the schema takes a missing cell for a value (missing: value)"
         else:
             continue
-        lines.append(f"left as they were: {empty} missing cells of '{name}', because {reason}")
+        lines.append(f"left as they were: {count} missing cells of '{name}', because {reason}")
     return lines
 
 

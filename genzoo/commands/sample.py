@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from genzoo.commands.output import require_writable
 from genzoo.commands.parsing import Parser, UsageError, add_output, add_seed, whole_number
+from genzoo.commands.ranges import add_dask, in_order, opened
 
 
 def run(arguments: list[str]) -> int:
@@ -15,18 +18,30 @@ def run(arguments: list[str]) -> int:
         "--given", metavar="FILE", help="rows that hold the context columns, or any columns where the model can"
     )
     add_output(parser, "where the rows go: csv, tsv, parquet or feather")
+    add_dask(parser)
     add_seed(parser, "seed of the draws")
     given = parser.parse(arguments)
     if given.num is None and given.given is None:
         raise UsageError("genzoo sample: say how many rows to draw with -n 1000, or give rows with --given FILE")
     target = require_writable(given.output, given.overwrite)
 
-    from genzoo.models.checkpoint import load
-    from genzoo.tables.frames import write_frame
+    from genzoo.tables.stream import TableWriter, row_ranges
 
-    model = load(given.run)
-    # Arrow has a type for dates; pandas would write midnights
-    frame = model.sample(given.num, given=given.given, seed=given.seed, backend="pyarrow")
-    write_frame(frame, target, overwrite=given.overwrite)
-    print(f"wrote {len(frame)} rows to {target}")
+    if given.given is None:
+        pieces = in_order(sample_range, ((given.run, given.seed, *ends) for ends in row_ranges(given.num)), given.dask)
+    else:
+        model, _ = opened(given.run, None)
+        pieces = iter([model.sample(given.num, given=given.given, seed=given.seed, backend="pyarrow")])
+    with TableWriter(target, given.overwrite) as writer:
+        for piece in pieces:
+            writer.write(piece)
+    print(f"wrote {writer.num_rows} rows to {target}")
     return 0
+
+
+def sample_range(run: str, seed: int, start: int, stop: int) -> Any:
+    """Rows ``start`` to ``stop`` of a long sample, as an Arrow table: Arrow has a type for dates."""
+    from genzoo.models.drawing import SAMPLE_BATCH, draw_rows
+
+    model, _ = opened(run, None)
+    return draw_rows(model, stop - start, None, seed, "pyarrow", SAMPLE_BATCH, first=start)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from genzoo.commands.output import require_writable
 from genzoo.commands.parsing import Parser, add_output, add_seed, whole_number
+from genzoo.commands.ranges import add_dask, in_order, opened
 from genzoo.errors import CapabilityError
 
 if TYPE_CHECKING:
     from genzoo.likelihood.log_likelihood import LogLikelihood
+
+MOST_EXPLAINED = 200_000
+"""Rows up to which the least likely rows are named: their cells are kept in memory."""
 
 
 def run(arguments: list[str]) -> int:
@@ -24,14 +30,14 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--by", choices=["column"], help="what each cell contributes, where the model has it")
     parser.add_argument("--draws", type=whole_number(1), help="Monte-Carlo draws a row; by default the model's own")
     add_output(parser, "where the numbers go: csv, tsv, parquet or feather", required=False)
+    add_dask(parser)
     add_seed(parser, "seed of the evaluation noise; by default the model's own", default=None)
     given = parser.parse(arguments)
     target = require_writable(given.output, given.overwrite) if "output" in given else None
 
-    from genzoo.models.checkpoint import load
-    from genzoo.tables.frames import write_frame
+    from genzoo.tables.stream import TableWriter
 
-    model = load(given.run)
+    model, reader = opened(given.run, given.file)
     if given.by and not model.capabilities.by_column:
         from genzoo.models.catalogue import alternatives
 
@@ -39,7 +45,15 @@ def run(arguments: list[str]) -> int:
             f"{type(model).__name__} does not say what each column contributes; "
             f"use {', '.join(alternatives(lambda c: c.by_column)) or 'another model'}, or leave out --by column"
         )
-    scored = model.log_prob(given.file, seed=given.seed, draws=given.draws)
+    options = (given.run, given.file, given.seed, given.draws, bool(given.by))
+    tasks = ((*options, *ends) for ends in reader.ranges())
+    parts = []
+    with TableWriter(target, given.overwrite) if target is not None else nullcontext() as writer:
+        for part, kinds in in_order(score_range, tasks, given.dask):
+            if writer is not None:
+                writer.write(as_table(part, kinds, by_column=bool(given.by)))
+            parts.append(part if reader.num_rows <= MOST_EXPLAINED else replace(part, by_column=None))
+    scored = joined(parts, model.kind_on(True)[0])
     print(f"{scored.label()} nats per row, mean of {len(scored.values)} rows; {scored.method}")
     for line in remarks(scored):
         print(line)
@@ -49,12 +63,54 @@ def run(arguments: list[str]) -> int:
     if target is None:
         print("each row's number: -o FILE")
     else:
-        write_frame(as_table(scored, by_column=bool(given.by)), target, overwrite=given.overwrite)
         print(f"wrote {target}")
     return 0
 
 
-def as_table(scored: LogLikelihood, by_column: bool = False) -> Any:
+def score_range(
+    run: str, file: str, seed: int | None, draws: int | None, by_column: bool, start: int, stop: int
+) -> tuple[LogLikelihood, list[str]]:
+    """Log-likelihood of rows ``start`` to ``stop`` of a file and the kind of each row's number.
+
+    The numbers are the same whatever ranges the file is cut into: draws depend on the seed and the row number.
+    """
+    import numpy as np
+
+    from genzoo.models.scoring import rows_with_holes
+    from genzoo.tables.encode import encode_frame
+
+    model, reader = opened(run, file)
+    data = encode_frame(reader.read(start, stop), model.schema, rows=np.arange(start, stop))
+    part: LogLikelihood = model.log_prob(data, seed=seed, draws=draws)
+    names = [model.kind_on(holes)[0] for holes in (False, True)]
+    kinds = [names[holes] for holes in rows_with_holes(data, model.view).tolist()]
+    return part if by_column else replace(part, by_column=None), kinds
+
+
+def joined(parts: list[LogLikelihood], kind: str) -> LogLikelihood:
+    """The ranges of a file as one likelihood; its kind is that of the rows with missing cells, if there are any."""
+    import numpy as np
+
+    def whole(name: str) -> Any:
+        found = [getattr(part, name) for part in parts]
+        return None if any(values is None for values in found) else np.concatenate(found)
+
+    noisy = [part.se if part.se is not None else np.zeros(len(part)) for part in parts]
+    counts = {key: sum(part.counts.get(key, 0) for part in parts) for part in parts for key in part.counts}
+    shown = next((part for part in parts if part.kind == kind), parts[0])
+    return replace(
+        shown,
+        values=whole("values"),
+        rows=whole("rows"),
+        se=None if all(part.se is None for part in parts) else np.concatenate(noisy),
+        discrete=whole("discrete"),
+        continuous=whole("continuous"),
+        by_column=whole("by_column"),
+        counts=counts,
+    )
+
+
+def as_table(scored: LogLikelihood, kinds: list[str], by_column: bool = False) -> Any:
     """An Arrow table with one line a row; ``se`` is empty where the number has no Monte-Carlo error."""
     import pyarrow as pa
 
@@ -63,7 +119,7 @@ def as_table(scored: LogLikelihood, by_column: bool = False) -> Any:
         "row": pa.array(scored.rows),
         "log_likelihood": pa.array(scored.values),
         "se": pa.nulls(count, pa.float64()) if scored.se is None else pa.array(scored.se),
-        "kind": pa.array([str(scored.kind)] * count),
+        "kind": pa.array(kinds),
     }
     if by_column and scored.by_column is not None:
         for i, name in enumerate(scored.columns):

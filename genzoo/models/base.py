@@ -28,10 +28,11 @@ from genzoo.models.scoring import (
     evaluation_precision,
     float64_difference,
     impossible_cells,
+    rows_with_holes,
     split_unseen,
     sum_over_known,
 )
-from genzoo.tables.batch import HOLE, TableBatch
+from genzoo.tables.batch import TableBatch
 from genzoo.tables.schema import Schema
 
 if TYPE_CHECKING:
@@ -472,7 +473,7 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
             continuous = None
         else:
             continuous = np.where(np.isfinite(values), values - np.where(np.isfinite(discrete), discrete, 0.0), 0.0)
-        holes = _has_holes(data, self.view)
+        holes = bool(rows_with_holes(data, self.view).any())
         kind, method = self.kind_on(holes)
         return LogLikelihood(
             values=values,
@@ -619,13 +620,6 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         except RuntimeError as error:
             raise GenZooError(f"'{run}' has other layers than this model: {str(error).splitlines()[0]}") from error
         self.restore_extra(content)
-
-
-def _has_holes(data: TableData, view: Schema) -> bool:
-    """A scored cell is missing, and the schema does not take that for a value."""
-    numeric = [c.is_scored and c.missing == "hole" for c in view.numeric for _ in range(c.width)]
-    codes = [c.is_scored for c in view.categorical for _ in range(c.width)]
-    return bool(np.isnan(data.numeric[:, numeric]).any() or (data.codes[:, codes] == HOLE).any())
 
 
 def _chunks(data: TableData, size: int) -> Iterable[TableBatch]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from genzoo.errors import CapabilityError, DataError
+from genzoo.likelihood.noise import seed_of
 from genzoo.models.fit_check import require_complete
 from genzoo.models.scoring import evaluation_precision, split_unseen
 from genzoo.tables.batch import HOLE, UNSEEN, TableBatch
@@ -18,11 +19,24 @@ if TYPE_CHECKING:
     from genzoo.models.base import DensityModel
     from genzoo.tables.encode import TableData
 
+SAMPLE_BATCH = 4096
+IMPUTE_BATCH = 1024
+"""Rows drawn at once. Draws are a function of the seed and these batches, so another size gives other draws."""
+
 
 def draw_rows(
-    model: DensityModel, num_samples: int | None, given: Any, seed: int, backend: str, batch_size: int
+    model: DensityModel,
+    num_samples: int | None,
+    given: Any,
+    seed: int,
+    backend: str,
+    batch_size: int,
+    first: int = 0,
 ) -> Any:
-    """See :meth:`genzoo.DensityModel.sample`."""
+    """See :meth:`genzoo.DensityModel.sample`; ``first`` is the number of the first row, a multiple of ``batch_size``.
+
+    Draws are a function of the seed and the batch a row falls into, so a long table can be drawn in parts.
+    """
     from genzoo.tables.encode import decode_table
 
     if given is None:
@@ -35,14 +49,15 @@ def draw_rows(
             )
         if num_samples is None or num_samples < 1:
             raise DataError(f"the number of samples must be at least 1, got {num_samples}")
-        batches = _draw(model, num_samples, None, seed, batch_size)
+        batches = _draw(model, num_samples, None, seed, batch_size, first)
     else:
         batches = _draw_given(model, num_samples, given, seed, batch_size)
     return decode_table(_joined(batches, model.schema), model.schema, backend)
 
 
-def _draw(model: DensityModel, num: int, context: TableBatch | None, seed: int, batch_size: int) -> list[TableBatch]:
-    generator = torch.Generator().manual_seed(seed)
+def _draw(
+    model: DensityModel, num: int, context: TableBatch | None, seed: int, batch_size: int, first: int = 0
+) -> list[TableBatch]:
     batches = []
     with _evaluating(model):
         for start in range(0, num, batch_size):
@@ -53,6 +68,7 @@ def _draw(model: DensityModel, num: int, context: TableBatch | None, seed: int, 
                 part = context.select(slice(start, start + count)).to(model.device)
                 encoded: Any = model.codec.encode(split_unseen(part, model.schema).batch)
                 features = encoded.context
+            generator = torch.Generator().manual_seed(seed_of(seed, "sample", first + start))
             drawn = model.model_sample(count, features, generator)
             _require_finite(model, drawn)
             batches.append((drawn if part is None else _overlay(drawn, part, model.schema)).to("cpu"))
@@ -116,20 +132,20 @@ def _opened(batch: TableBatch, schema: Schema, present: set[str]) -> TableBatch:
     return batch.with_values(codes=codes)
 
 
-def impute_table(model: DensityModel, table: Any, draws: int, seed: int, batch_size: int) -> list[Any]:
-    """See :meth:`genzoo.DensityModel.impute`."""
+def impute_table(model: DensityModel, table: Any, draws: int, seed: int, batch_size: int, first: int = 0) -> list[Any]:
+    """See :meth:`genzoo.DensityModel.impute`; ``first`` as in :func:`draw_rows`."""
     from genzoo.tables.encode import encode_frame, fill_holes
     from genzoo.tables.frames import read_frame, to_native
 
     like = "pandas" if isinstance(table, str | Path) else table
     frame = read_frame(table, schema=model.schema)
     data = encode_frame(frame, model.schema)
-    completions = impute_data(model, data, draws, seed, batch_size)
+    completions = impute_data(model, data, draws, seed, batch_size, first)
     return [to_native(fill_holes(frame, data, completed), like=like) for completed in completions]
 
 
 def impute_data(
-    model: DensityModel, data: TableData, draws: int, seed: int = 0, batch_size: int = 4096
+    model: DensityModel, data: TableData, draws: int, seed: int = 0, batch_size: int = IMPUTE_BATCH, first: int = 0
 ) -> list[TableData]:
     """``draws`` completions of encoded rows: every hole of a scored column filled, observed cells as they are.
 
@@ -141,21 +157,21 @@ def impute_data(
         raise CapabilityError(f"{type(model).__name__} does not impute; genzoo models lists those that do")
     if draws < 1:
         raise DataError(f"the number of draws must be at least 1, got {draws}")
-    filled = _impute_batches(model, data.batch(), draws, seed, batch_size)
+    filled = _impute_batches(model, data.batch(), draws, seed, batch_size, first)
     return [_joined([parts[draw] for parts in filled], model.schema) for draw in range(draws)]
 
 
 def _impute_batches(
-    model: DensityModel, batch: TableBatch, draws: int, seed: int, batch_size: int
+    model: DensityModel, batch: TableBatch, draws: int, seed: int, batch_size: int, first: int = 0
 ) -> list[list[TableBatch]]:
     require_complete(type(model).__name__, model.capabilities, model.schema, context_holes(batch, model.schema))
-    generator = torch.Generator().manual_seed(seed)
     out = []
     with _evaluating(model):
         for start in range(0, len(batch), batch_size):
             part = batch.select(slice(start, start + batch_size)).to(model.device)
             known = split_unseen(part, model.schema).batch
             encoded = model.codec.encode(known)
+            generator = torch.Generator().manual_seed(seed_of(seed, "impute", first + start))
             filled = model.model_impute(known, encoded, draws, generator)
             for completed in filled:
                 _require_finite(model, completed)

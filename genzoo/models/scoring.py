@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,9 @@ from genzoo.errors import CapabilityError
 from genzoo.likelihood.noise import RowNoise
 from genzoo.tables.batch import HOLE, UNSEEN, TableBatch
 from genzoo.tables.schema import Schema
+
+if TYPE_CHECKING:
+    from genzoo.tables.encode import TableData
 
 
 @dataclass(frozen=True)
@@ -172,3 +176,10 @@ def float64_difference(model: Any, batch: TableBatch, seed: int, draws: int) -> 
     precise = copy.deepcopy(model).double().eval().score_batch(batch, seed, draws).values
     finite = torch.isfinite(reported) & torch.isfinite(precise)
     return float((precise - reported)[finite].mean()) if bool(finite.any()) else 0.0
+
+
+def rows_with_holes(data: TableData, view: Schema) -> np.ndarray:
+    """``(n,)`` bool: a scored cell is missing, and the schema does not take that for a value."""
+    numeric = [c.is_scored and c.missing == "hole" for c in view.numeric for _ in range(c.width)]
+    codes = [c.is_scored for c in view.categorical for _ in range(c.width)]
+    return np.asarray(np.isnan(data.numeric[:, numeric]).any(1) | (data.codes[:, codes] == HOLE).any(1))

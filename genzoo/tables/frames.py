@@ -361,6 +361,29 @@ def source_name(source: Any) -> str:
     return "table"
 
 
+def parquet_file(path: Path) -> Any:
+    """An open Parquet file with columns and rows.
+
+    Raises:
+        DataError: it is absent, damaged or empty, or repeats a column name.
+    """
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(_existing(path))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(
+            f"'{path}' cannot be read as a Parquet file; is it whole, and is its ending right? "
+            f"(the reader says: {str(error).splitlines()[0]})"
+        ) from error
+    _refuse_duplicates(file.schema_arrow.names, f"'{path.name}'")
+    if not file.schema_arrow.names:
+        raise DataError(f"'{path}' is empty: no columns")
+    if file.metadata.num_rows == 0:
+        raise DataError(f"'{path}' has a header but no rows; give a table with at least two rows")
+    return file
+
+
 def iter_row_groups(
     source: Any, columns: Iterable[str] | None = None, missing_tokens: Iterable[str] | None = None
 ) -> Iterator[nw.DataFrame[Any]]:
@@ -368,20 +391,7 @@ def iter_row_groups(
     if isinstance(source, (str, os.PathLike)) and not str(source).startswith(("sklearn:", "genzoo:")):
         path = Path(source).expanduser()
         if file_kind(path) == "parquet":
-            import pyarrow.parquet as pq
-
-            try:
-                file = pq.ParquetFile(_existing(path))
-            except (pa.ArrowInvalid, OSError) as error:
-                raise DataError(
-                    f"'{path}' cannot be read as a Parquet file; is it whole, and is its ending right? "
-                    f"(the reader says: {str(error).splitlines()[0]})"
-                ) from error
-            _refuse_duplicates(file.schema_arrow.names, f"'{path.name}'")
-            if not file.schema_arrow.names:
-                raise DataError(f"'{path}' is empty: no columns")
-            if file.metadata.num_rows == 0:
-                raise DataError(f"'{path}' has a header but no rows; give a table with at least two rows")
+            file = parquet_file(path)
             wanted = None if columns is None else list(columns)
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group, columns=wanted, use_threads=False)
@@ -419,7 +429,7 @@ def write_frame(frame: Any, path: str | os.PathLike[str], overwrite: bool = Fals
             from pyarrow import csv
 
             separator = TEXT_SUFFIXES[target.suffix.lower()]
-            csv.write_csv(_writable(table), temporary, csv.WriteOptions(delimiter=separator, quoting_style="needed"))
+            csv.write_csv(text_ready(table), temporary, csv.WriteOptions(delimiter=separator, quoting_style="needed"))
 
     with atomic_path(target, overwrite) as temporary:
         write(temporary)
@@ -457,7 +467,7 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = False) -> Iterat
             temporary.unlink()
 
 
-def _writable(table: pa.Table) -> pa.Table:
+def text_ready(table: pa.Table) -> pa.Table:
     """Date-times in ISO form without empty fractions (with a zone: in UTC), durations in seconds, for text files."""
     from genzoo.tables.cells import as_array, texts
 
