@@ -35,8 +35,8 @@ class SymbolEmbedding(nn.Module):
     """Embeds symbols ``(batch, num_columns)`` as ``(batch, num_columns, width)``.
 
     Each symbol has a vector; bins of a number add a smooth function of their place, so neighbours are alike from the
-    start. ``-1`` and below are special symbols (masked, hole), ``num_special`` in each column. With ``placed`` each column
-    adds a vector of its own.
+    start. ``-1`` and below are special symbols (masked, hole), ``num_special`` in each column. With ``placed`` each
+    column adds a vector of its own.
     """
 
     offset: Tensor
@@ -121,7 +121,7 @@ class SymbolHead(nn.Module):
         return self.weight + torch.einsum("kf,kfd->kd", self.waves.to(self.weight), self.smooth[self.column])
 
     def of_row(self, h: Tensor) -> Tensor:
-        """Scores from one vector a row ``(batch, width)``, in place of one a cell: ``(batch, num_columns, max_size)``."""
+        """Scores ``(batch, num_columns, max_size)`` from one vector a row ``(batch, width)``, not one a cell."""
         return F.pad(F.linear(h, self.table(), self.bias), (0, 1))[:, self.place]
 
     def forward(self, h: Tensor) -> Tensor:

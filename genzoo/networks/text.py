@@ -1,4 +1,4 @@
-"""A transformer over the cells of one block (a chunk of text, an image): one vocabulary for all cells, rotary places."""
+"""A transformer over the cells of one block (a chunk of text, an image): one vocabulary, rotary places."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from genzoo.networks.transformer import Clock, Layer, rotation
 class TextTransformer(nn.Module):
     r"""Scores of the symbols of every cell of a block whose cells share one vocabulary, given the visible cells.
 
-    The same as :class:`genzoo.networks.transformer.TableTransformer`, except that the embedding and the output are shared
-    by all cells, so their number of weights does not grow with the length, and that places enter by rotating queries and
-    keys: attention sees distances. With ``placed=True`` every cell also has a vector and starting scores of its own (an
-    image, where a corner differs from the middle). The output is zero at the start.
+    As :class:`genzoo.networks.transformer.TableTransformer`, but the embedding and the output are shared by all cells,
+    so their number of weights does not grow with the length, and places enter by rotating queries and keys: attention
+    sees distances. With ``placed=True`` every cell also has a vector and scores of its own (an image, where a corner
+    differs from the middle). The feed-forward parts use SiLU. The output is zero at the start.
 
     Args:
         vocabulary: Of every cell.
@@ -40,8 +40,7 @@ class TextTransformer(nn.Module):
     References: Su et al. (2021), arXiv:2104.09864 (rotary places); Peebles and Xie (2023), arXiv:2212.09748 (adaLN).
     """
 
-    cosine: Tensor
-    sine: Tensor
+    rotation: Tensor
 
     def __init__(
         self,
@@ -65,13 +64,13 @@ class TextTransformer(nn.Module):
         self.embedding = SymbolEmbedding([vocabulary], width, num_special, placed=False)
         self.context_embedding = SymbolEmbedding(context, width, 1) if context else None
         self.places = nn.Parameter(torch.randn(length, width) * 0.5 / math.sqrt(width)) if placed else None
-        self.layers = nn.ModuleList(Layer(width, num_heads, dropout, time, causal) for _ in range(num_layers))
+        self.layers = nn.ModuleList(
+            Layer(width, num_heads, dropout, time, causal, smooth="silu") for _ in range(num_layers)
+        )
         self.norm = nn.LayerNorm(width)
         self.head = SharedHead(vocabulary, width, length if placed else None)
         self.clock = Clock(width) if time else None
-        cosine, sine = rotation(length + len(context), width // num_heads)
-        self.register_buffer("cosine", cosine, persistent=False)
-        self.register_buffer("sine", sine, persistent=False)
+        self.register_buffer("rotation", rotation(length + len(context), width // num_heads), persistent=False)
 
     def forward(self, tokens: Tensor, context: Tensor | None = None, time: Tensor | None = None) -> Tensor:
         length = tokens.shape[1]
@@ -81,7 +80,7 @@ class TextTransformer(nn.Module):
         if self.context_embedding is not None and context is not None:
             h = torch.cat([h, self.context_embedding(context)], 1)
         condition = self.clock(time) if self.clock is not None and time is not None else None
-        turn = (self.cosine[: h.shape[1]], self.sine[: h.shape[1]])
+        turn = self.rotation[: h.shape[1]]
         for layer in self.layers:
             h = layer(h, condition, turn)
         return self.head(self.norm(h[:, :length]))

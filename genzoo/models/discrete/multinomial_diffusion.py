@@ -53,8 +53,8 @@ class MultinomialDiffusion(DensityModel):
         num_bins: Bins of a continuous column, twice as many for a quantized one; ``None``: ``2 n^(1/3)`` of the
             training rows, 16 to 64.
         network: ``transformer`` over the columns; ``mlp``, residual blocks over the whole row, for wide binary rows;
-            ``text``, a transformer with one vocabulary and rotary places, for one block. ``auto``: ``text`` for a block,
-            ``mlp`` for more than 32 binary cells, else ``transformer``.
+            ``text``, a transformer with one vocabulary and rotary places, for one block. ``auto``: ``mlp`` for more
+            than 32 binary cells, ``text`` for another block, else ``transformer``.
         width: Features of each cell in the network (of a row for ``mlp``); ``None``: 64 for ``transformer``, 128 for
             ``text``, 512 for ``mlp``.
         num_layers: Layers or residual blocks of the network; ``None``: 2, for ``text`` 4.
@@ -83,6 +83,7 @@ class MultinomialDiffusion(DensityModel):
         categorical="lower_bound",
         imputes=True,
         uses_mask=True,
+        sequences=True,
     )
     default_lr: ClassVar[float] = 3e-3
     codec: TokenCodec

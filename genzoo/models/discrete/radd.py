@@ -64,8 +64,8 @@ class RADD(DensityModel):
         num_bins: Bins of a continuous column, twice as many for a quantized one; ``None``: ``2 n^(1/3)`` of the
             training rows, 16 to 64. More follow finer detail and need more rows.
         network: ``transformer`` over the columns; ``mlp``, residual blocks over the whole row, for wide binary rows;
-            ``text``, a transformer with one vocabulary and rotary places, for one block. ``auto``: ``text`` for a block,
-            ``mlp`` for more than 32 binary cells, else ``transformer``.
+            ``text``, a transformer with one vocabulary and rotary places, for one block. ``auto``: ``mlp`` for more
+            than 32 binary cells, ``text`` for another block, else ``transformer``.
         width: Features of each cell in the network (of a row for ``mlp``); ``None``: 64 for ``transformer``, 128 for
             ``text``, 512 for ``mlp``.
         num_layers: Layers or residual blocks of the network; ``None``: 2, for ``text`` 4.
@@ -102,6 +102,7 @@ class RADD(DensityModel):
         quantized="lower_bound",
         categorical="lower_bound",
         imputes=True,
+        sequences=True,
     )
     default_lr: ClassVar[float] = 3e-3
     codec: TokenCodec

@@ -14,7 +14,6 @@ from genzoo.networks.text import TextTransformer
 from genzoo.networks.transformer import TableTransformer
 from genzoo.tables.batch import TableBatch
 
-
 Network = Literal["auto", "transformer", "mlp", "text"]
 NETWORKS: tuple[str, ...] = get_args(Network)
 SIZES: dict[str, tuple[int, int]] = {"transformer": (64, 2), "text": (128, 4), "mlp": (512, 2)}
