@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -343,6 +344,7 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
             return
         nll = float(total[0] / total[1])
         self.log("val/nll", self._logged(nll), prog_bar=True, rank_zero_only=False)
+        self._log_bits("val/bpd", nll)
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking and not self.closed_form:
             optimizer: Any = self.optimizers()
             self.log("lr", optimizer.param_groups[0]["lr"])
@@ -360,6 +362,12 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         """A float64 tensor, or Lightning rounds the number to float32 (a device without float64 has to)."""
         return torch.tensor(number, dtype=torch.float32 if self.device.type == "mps" else torch.float64)
 
+    def _log_bits(self, name: str, nll: float) -> None:
+        """Logs bits per cell where rows hold a block whose cells share one measure (characters, pixels)."""
+        cells = self.schema.cells_of_one_measure
+        if cells and any(column.shape for column in self.schema.scored):
+            self.log(name, nll / (cells * math.log(2)), rank_zero_only=False)
+
     def on_test_epoch_start(self) -> None:
         self._test_parts: list[dict[str, np.ndarray]] = []
 
@@ -376,6 +384,7 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         self.test_likelihood = self._collect(parts, data, self.seed, self.draws)
         self.log("test/nll", -self.test_likelihood.mean(), rank_zero_only=False)
         self.log("test/nll_se", self.test_likelihood.se_mean(), rank_zero_only=False)
+        self._log_bits("test/bpd", -self.test_likelihood.mean())
 
     def predict_step(self, batch: TableBatch, batch_idx: int) -> dict[str, np.ndarray]:
         return _numpy(batch, self.score_batch(batch, self.seed, self.draws))
