@@ -140,6 +140,11 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         """How the number is computed, in a few words, for reports."""
         return "closed form" if self.likelihood_kind == "exact" else f"importance-weighted, {self.draws} draws"
 
+    @property
+    def likelihood_bias(self) -> str | None:
+        """Sign of the expected error where the kind is ``estimate``: ``none`` if unbiased; ``None`` is unknown."""
+        return None
+
     def kind_on(self, holes: bool) -> tuple[str, str]:
         """Kind and method on rows with (``holes``) or without missing scored cells: by default the same for both."""
         return self.likelihood_kind, self.likelihood_method
@@ -176,6 +181,9 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
 
     def refresh_derived(self) -> None:
         """Hook: recomputes buffers derived from weights, when averaged weights took their place."""
+
+    def after_optimizer_step(self) -> None:
+        """Hook: what follows the weights (power iterations), once after each optimiser step."""
 
     def extra_state_for_checkpoint(self) -> dict[str, Any]:
         """Hook: tensors kept beside the module's state (boosters), under keys of their own."""
@@ -283,6 +291,7 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         if self.current_clip:
             torch.nn.utils.clip_grad_norm_(self.parameters(), self.current_clip)
         optimizer.step()
+        self.after_optimizer_step()
         optimizer.zero_grad()
         if self.current_schedule != "plateau":
             scheduler.step()
@@ -488,6 +497,7 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
             values=values,
             rows=rows[order],
             kind=kind,  # type: ignore[arg-type]
+            bias=self.likelihood_bias if kind == "estimate" else None,  # type: ignore[arg-type]
             se=ordered(joined("se")),
             discrete=discrete,
             continuous=continuous,
