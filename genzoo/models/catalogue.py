@@ -119,6 +119,21 @@ _ENTRIES = (
         group="flows",
     ),
     Entry(
+        key="residual_flow",
+        class_path="genzoo.models.flows.residual_flow.ResidualFlow",
+        summary="Free-form maps near the identity, inverted by iteration; exact up to 64 numbers, unbiased beyond.",
+        paper="Chen, Behrmann, Duvenaud and Jacobsen (2019), arXiv:1906.02735",
+        capabilities=Capabilities(
+            missing="lower_bound",
+            context=True,
+            context_missing=True,
+            quantized="lower_bound",
+            categorical="lower_bound",
+            imputes=True,
+        ),
+        group="flows",
+    ),
+    Entry(
         key="forest_autoregressive",
         class_path="genzoo.models.trees.forest_autoregressive.ForestAutoregressive",
         summary="Autoregressive tree ensemble: a boosted classifier of bins a column; exact on mixed rows.",
