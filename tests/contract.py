@@ -16,6 +16,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ebflow": {"objective": "ssm", "num_layers": 2, "hidden": 16, "slices": 1, "patience": 0, "steps": 10},
     "spline_flow": {"num_transforms": 2, "hidden": 32, "patience": 0},
     "tail_adaptive_flow": {"num_transforms": 1, "hidden": 16, "bins": 4, "patience": 0},
+    "residual_flow": {"num_blocks": 2, "hidden": 24, "patience": 0},
     "radd": {"num_bins": 8, "width": 32, "num_layers": 2, "num_heads": 2, "patience": 0},
     "gidd": {"num_bins": 8, "width": 32, "num_layers": 2, "num_heads": 2, "num_steps": 24, "patience": 0},
     "multinomial_diffusion": {"num_bins": 8, "width": 32, "num_steps": 24, "patience": 0},
