@@ -123,7 +123,7 @@ class Checkerboard:
 
 @dataclass(frozen=True)
 class Rings:
-    """Four circles about the origin, equally likely, blurred by a round Gaussian.
+    """Circles about the origin (four; ``circles`` has two), equally likely, blurred by a round Gaussian.
 
     A uniform angle on a circle of radius R gives the density
     ``exp(-(r^2 + R^2) / 2 s^2) I0(r R / s^2) / (2 pi s^2)``, with ``I0`` the modified Bessel function.
@@ -216,6 +216,7 @@ PLANAR: dict[str, PlanarDensity] = {
     "eight_gaussians": EightGaussians(),
     "checkerboard": Checkerboard(),
     "rings": Rings(),
+    "circles": Rings(radii=(1.5, 3.0)),
     "pinwheel": Pinwheel(),
     "swiss_roll": SwissRoll(),
 }
