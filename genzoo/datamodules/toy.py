@@ -17,11 +17,13 @@ from genzoo.tables.schema import Column, Schema
 if TYPE_CHECKING:
     from genzoo.tables.encode import TableData
 
-ToyName = Literal["two_moons", "eight_gaussians", "checkerboard", "rings", "pinwheel", "swiss_roll", "mixed"]
+ToyName = Literal[
+    "two_moons", "eight_gaussians", "checkerboard", "rings", "circles", "pinwheel", "swiss_roll", "mixed"
+]
 
 
 class Toy(TableDataModule):
-    """Synthetic rows whose true log-likelihood is known: six densities in the plane and one mixed-type table.
+    """Synthetic rows whose true log-likelihood is known: seven densities in the plane and one mixed-type table.
 
     The densities are defined in ``genzoo.datamodules.toys``: closed forms, or quadratures accurate to 1e-6 nats. The
     oracle is the mean of :meth:`oracle_log_prob` on the test rows; no model beats it by more than noise.
