@@ -14,7 +14,7 @@ from genzoo.datamodules.toy import Toy
 from genzoo.models.catalogue import CATALOGUE, model_class
 from genzoo.models.training import quiet, train
 
-PLANAR = ("two_moons", "eight_gaussians", "checkerboard", "rings", "pinwheel", "swiss_roll")
+PLANAR = ("two_moons", "eight_gaussians", "checkerboard", "rings", "circles", "pinwheel", "swiss_roll")
 SLOW_CASES = [pytest.param(key, toy, marks=pytest.mark.slow) for key in sorted(CATALOGUE) for toy in (*PLANAR, "mixed")]
 CASES = [("spline_flow", "two_moons"), ("independent", "mixed"), *SLOW_CASES]
 
