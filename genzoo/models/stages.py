@@ -127,6 +127,7 @@ class StagedModel(DensityModel):
     def __init__(self, schema: dict[str, Any], **training: Any) -> None:
         super().__init__(schema, **training)
         self.progress = Progress()
+        self._plan: list[Stage] = []
         self._trainable: frozenset[str] | None = None
         self._stage_value: float | None = None
 
@@ -138,8 +139,8 @@ class StagedModel(DensityModel):
 
     @property
     def plan(self) -> list[Stage]:
-        """The stages with the epochs that this Trainer gives them."""
-        return self._plan
+        """The stages, in a fit with the epochs that the Trainer gives them."""
+        return self._plan or list(self.stages())
 
     @property
     def stage(self) -> Stage:
@@ -341,6 +342,7 @@ class StagedModel(DensityModel):
 
     def on_train_end(self) -> None:
         self._thaw()
+        self._plan = []
 
     # ---- stages begin and end -------------------------------------------------------------------------------------
 
