@@ -201,6 +201,8 @@ CASES = [
     *((name, dequantise, "softplus") for name in sorted(TINY) for dequantise in ("variational", "uniform")),
     ("direct and sign", "variational", "gumbel"),
     ("one cell", "variational", "gumbel"),
+    ("direct and sign", "variational", "gumbel_threshold"),
+    ("one cell", "variational", "gumbel_threshold"),
 ]
 
 
@@ -211,7 +213,7 @@ def test_estimated_probabilities_sum_to_one_for_every_pattern_of_holes(
     schema = TINY[name]
     codec = _fitted(schema)
     surjection = _surjection(codec, dequantise=dequantise, threshold=threshold)
-    density = _gumbels if threshold == "gumbel" else _correlated
+    density = _correlated if threshold == "softplus" else _gumbels
     missing_is_a_value = [c.missing == "value" for c in schema.columns]
     for observed in itertools.product([True, False], repeat=len(schema.columns)):
         if any(value and not seen for value, seen in zip(missing_is_a_value, observed, strict=True)):
@@ -306,7 +308,10 @@ def _with_holes(batch: TableBatch, seed: int = 3) -> TableBatch:
     return batch.with_values(numeric, codes)
 
 
-@pytest.mark.parametrize("dequantise, threshold", [("variational", "gumbel"), ("uniform", "softplus")])
+@pytest.mark.parametrize(
+    "dequantise, threshold",
+    [("variational", "gumbel"), ("variational", "gumbel_threshold"), ("uniform", "softplus")],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_what_is_observed_comes_back_from_the_dense_view(dequantise: str, threshold: str, dtype: torch.dtype) -> None:
     codec = _fitted(MIXED)

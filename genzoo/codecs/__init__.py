@@ -7,6 +7,9 @@ from typing import Any
 
 _WHERE = {
     "AtomCells": "vector",
+    "BitCodec": "bits",
+    "BitField": "bits",
+    "BitRows": "bits",
     "CategorySlot": "base",
     "Cells": "base",
     "Codec": "base",

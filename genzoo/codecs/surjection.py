@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log, pi
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from genzoo.codecs.base import Cells
+from genzoo.codecs.base import CategorySlot, Cells, NumberSlot
 from genzoo.codecs.thresholds import gumbel_threshold, into_cell, logistic, sign_threshold, softplus_threshold
-from genzoo.codecs.vector import VectorCodec
 from genzoo.tables.batch import HOLE
 
 LOG_SQRT_2PI = 0.5 * log(2 * pi)
@@ -21,6 +21,22 @@ MAX_MEAN = 10.0
 """Limits of what is squashed: sigmoid and softplus stay above the smallest float32."""
 UNIT_SQUASHED = 0.9327521295671886
 """The network's output at which a squashed coordinate has scale 1: 0.5 - softplus(0.5 - output) = 0."""
+
+
+Threshold = Literal["softplus", "gumbel", "gumbel_threshold"]
+
+
+class Slots(Protocol):
+    """What a surjection has to know of a row: its cells and the context. The vector codec knows it."""
+
+    @property
+    def numbers(self) -> Sequence[NumberSlot]: ...
+
+    @property
+    def categories(self) -> Sequence[CategorySlot]: ...
+
+    @property
+    def num_context(self) -> int: ...
 
 
 class Surjection(nn.Module):
@@ -50,13 +66,15 @@ class Surjection(nn.Module):
     need no rejection and the model that is sampled is at least as likely as the bound says.
 
     Args:
-        codec: The vector codec whose cells are read. Shapes come from its slots, so it need not be fitted.
+        codec: The vector codec whose cells are read, or the slots of another one. Shapes come from its slots, so it
+            need not be fitted.
         hidden: Width of the network's layers.
         num_layers: Hidden layers; more let the fillers follow the rest of the row more closely.
         dequantise: ``variational`` learns the noise inside a quantized cell (tighter), ``uniform`` does not.
-        threshold: How the largest coordinate is kept the largest. A Gumbel's lower tail is far lighter than most
-            densities', so importance weights of ``gumbel`` lack a variance; the trained bound was the same within
-            0.005 nats a row (two columns of five categories, mixture of 25 normals).
+        threshold: How the largest coordinate is kept the largest: ``softplus``; ``gumbel``, Gumbels at learned
+            locations, truncated; ``gumbel_threshold``, the same map fed with learned noise instead of uniform one. A
+            Gumbel's lower tail is far lighter than most densities', so importance weights of both lack a variance; the
+            trained bound was the same within 0.005 nats a row (two columns of five categories, mixture of 25 normals).
         max_direct: Most categories that get a coordinate each; more are written in bits.
         embedding: Numbers per category that the network reads.
 
@@ -71,19 +89,19 @@ class Surjection(nn.Module):
 
     def __init__(
         self,
-        codec: VectorCodec,
+        codec: Slots,
         hidden: int = 64,
         num_layers: int = 2,
         dequantise: Literal["variational", "uniform"] = "variational",
-        threshold: Literal["softplus", "gumbel"] = "softplus",
+        threshold: Threshold = "softplus",
         max_direct: int = 16,
         embedding: int = 8,
     ) -> None:
         super().__init__()
         if dequantise not in ("variational", "uniform"):
             raise ValueError(f"dequantise must be 'variational' or 'uniform', got '{dequantise}'")
-        if threshold not in ("gumbel", "softplus"):
-            raise ValueError(f"threshold must be 'gumbel' or 'softplus', got '{threshold}'")
+        if threshold not in ("softplus", "gumbel", "gumbel_threshold"):
+            raise ValueError(f"threshold must be 'softplus', 'gumbel' or 'gumbel_threshold', got '{threshold}'")
         if max_direct < 2:
             raise ValueError(f"max_direct must be at least 2, got {max_direct}")
         self.dequantise = dequantise
@@ -235,7 +253,10 @@ class Surjection(nn.Module):
         shape = (*category.shape, size)
         (free, log_free), (a, log_a) = _free(mean, raw, noise), _squashed(mean, raw, noise)
         a, log_q = a.reshape(shape), log_a.reshape(shape).sum(2)
-        if self.threshold == "gumbel":
+        if self.threshold == "gumbel":  # uniform numbers; the network says where the Gumbels lie
+            places = (MAX_MEAN * torch.tanh(mean / MAX_MEAN)).reshape(shape)
+            v, log_q = gumbel_threshold(places, chosen, logistic(noise)[0].reshape(shape))
+        elif self.threshold == "gumbel_threshold":
             # log q(v) = log q(a) - log|dU/da| + log|dU/dv|
             v, log_density = gumbel_threshold(torch.zeros_like(a), chosen, a)
             log_uniform = nn.functional.logsigmoid(a) + nn.functional.logsigmoid(-a)

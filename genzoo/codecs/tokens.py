@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import inf
 
@@ -12,12 +13,14 @@ from torch import Tensor
 from genzoo.codecs import bin_tails
 from genzoo.codecs.base import Codec
 from genzoo.codecs.bin_fit import fit_bins
+from genzoo.codecs.bin_uniform import fit_uniform
 from genzoo.codecs.column_plan import grid_ends, offsets, pool
 from genzoo.tables.batch import HOLE, TableBatch
 from genzoo.tables.schema import Column, Schema
 
 MASKED = -1
 """What stands in place of a symbol that is not known: a hole, or a cell that is masked."""
+TINY_WIDTH = 1e-300
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,10 @@ def default_num_bins(schema: Schema) -> int:
     return int(min(max(round(2 * rows ** (1 / 3)), 16), 64)) if rows else 32
 
 
+MAX_LISTED = 2**16
+"""Most bins of a column whose symbols are listed one by one; more can only be spelled in bits."""
+
+
 class TokenCodec(Codec):
     r"""Encodes rows as one symbol a cell, for discrete diffusions and any-order models.
 
@@ -89,8 +96,13 @@ class TokenCodec(Codec):
     Args:
         schema: Schema of the training view.
         num_bins: Bins of a continuous column (twice as many for a quantized one); ``None``: by the number of training
-            rows, see :func:`default_num_bins`. More follow finer detail and need more rows.
+            rows, see :func:`default_num_bins`. More follow finer detail and need more rows. A mapping says the number
+            of each numeric column.
         shape: Density within a bin: ``linear`` meets its neighbours, ``flat`` is a histogram.
+        spacing: ``quantile``: bins with equal shares of the rows. ``uniform``: bins of one width between a bin
+            ``below`` and a bin ``above``, which carry the tails; always flat.
+        finest: With uniform spacing: use every bin between the smallest and the largest training row, instead of as
+            many as the rows resolve (twice the interquartile range over ``n^(1/3)``, never finer than the values).
     """
 
     edges: Tensor
@@ -114,14 +126,26 @@ class TokenCodec(Codec):
     _high: Tensor
     _atoms: Tensor
 
-    def __init__(self, schema: Schema, num_bins: int | None = None, shape: str = "linear") -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        num_bins: int | Mapping[str, int] | None = None,
+        shape: str = "linear",
+        spacing: str = "quantile",
+        finest: bool = False,
+    ) -> None:
         super().__init__(schema)
         num_bins = default_num_bins(schema) if num_bins is None else num_bins
-        if num_bins < 8:
-            raise ValueError(f"num_bins must be at least 8, got {num_bins}")
+        least = num_bins if isinstance(num_bins, int) else min(num_bins.values(), default=8)
+        if least < 8:
+            raise ValueError(f"num_bins must be at least 8, got {least}")
         if shape not in ("linear", "flat"):
             raise ValueError(f"shape must be 'linear' or 'flat', got '{shape}'")
+        if spacing not in ("quantile", "uniform"):
+            raise ValueError(f"spacing must be 'quantile' or 'uniform', got '{spacing}'")
         self.shape = shape
+        self.uniform = spacing == "uniform"
+        self.finest = finest
         scored = {column.name: index for index, column in enumerate(schema.scored)}
         self.num_scored = len(scored)
         numeric_source, code_source = offsets(schema.numeric), offsets(schema.categorical)
@@ -156,7 +180,9 @@ class TokenCodec(Codec):
         self._fitted_buffers([self._bins_of(column, num_bins) for column in self._numeric])
 
     @staticmethod
-    def _bins_of(column: Column, num_bins: int) -> int:
+    def _bins_of(column: Column, num_bins: int | Mapping[str, int]) -> int:
+        if isinstance(num_bins, Mapping):
+            return num_bins[column.name]
         return 2 * num_bins + 4 * len(column.atoms) if column.kind == "quantized" else num_bins
 
     def _constants(
@@ -207,8 +233,12 @@ class TokenCodec(Codec):
     def _fitted_buffers(self, bins: list[int]) -> None:
         count, most = len(bins), max(bins, default=1)
         float64 = torch.float64
-        self.register_buffer("edges", torch.full((count, most + 1), inf, dtype=float64))
-        self.register_buffer("slope", torch.zeros(count, most, dtype=float64))
+        if self.uniform:  # start and width of the bins instead of a list of edges
+            most = most if most <= MAX_LISTED else 1
+            self.register_buffer("edges", torch.tensor([[0.0, 1.0]], dtype=float64).repeat(count, 1))
+        else:
+            self.register_buffer("edges", torch.full((count, most + 1), inf, dtype=float64))
+        self.register_buffer("slope", torch.zeros(count, 1 if self.uniform else most, dtype=float64))
         self.register_buffer("possible", torch.zeros(count, most, dtype=torch.bool))
         self.register_buffer("used", torch.ones(count, dtype=torch.int64))
         self.register_buffer("tail_scale", torch.ones(count, 2, dtype=float64))
@@ -227,13 +257,27 @@ class TokenCodec(Codec):
             values = pool(u[:, cells], good[:, cells]).cpu().numpy()
             slot = self.all_slots[int(self._number_slot[cells][0])]
             grid = column.kind == "quantized"
+            ends = float(self._low[index]), float(self._high[index])
+            atoms = tuple(self._atoms[index, : len(column.atoms)].tolist()) if grid else ()
+            if self.uniform:
+                even = fit_uniform(
+                    values, slot.num_bins, slot.num_atoms, grid=grid, ends=ends, atoms=atoms, finest=self.finest
+                )
+                self.edges[index] = torch.tensor([even.start, even.width], dtype=torch.float64)
+                self.used[index] = even.used
+                self.tail_scale[index] = torch.tensor(even.scale, dtype=torch.float64)
+                self.tail_shape[index] = torch.tensor(even.shape, dtype=torch.float64)
+                if slot.num_bins <= MAX_LISTED:
+                    every = torch.arange(self.possible.shape[1], device=self.edges.device)[:, None]
+                    self.possible[index] = self._possible_bin(every, torch.full_like(every[0], index))[:, 0]
+                continue
             bins = fit_bins(
                 values,
                 slot.num_bins,
                 grid=grid,
-                low=float(self._low[index]),
-                high=float(self._high[index]),
-                atoms=tuple(self._atoms[index, : len(column.atoms)].tolist()) if grid else (),
+                low=ends[0],
+                high=ends[1],
+                atoms=atoms,
                 linear=self.shape == "linear",
             )
             used = len(bins.slope)
@@ -347,18 +391,75 @@ class TokenCodec(Codec):
             atom = torch.where(same.any(2), same.to(torch.int8).argmax(2), atom)
         return torch.where(u.isnan() & self._missing_atom[column], self._num_atoms[column] - 1, atom)
 
+    def _ends(self, bins: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower and upper edge of bins."""
+        if not self.uniform:
+            return self.edges[column, bins], self.edges[column, bins + 1]
+        start, width = self.edges[column].unbind(-1)
+        low, high, inner = self._low[column], self._high[column], self.used[column] - 2
+        edge = torch.minimum(start + (bins - 1).clamp(min=0) * width, high)
+        lower = torch.where(bins == 0, low, edge)
+        upper = torch.where(
+            bins == 0, start, torch.where(bins > inner, high, torch.minimum(start + bins * width, high))
+        )
+        return lower, upper
+
+    def _atoms_within(self, lower: Tensor, upper: Tensor, column: Tensor) -> Tensor | float:
+        """How many grid points between two edges are atoms; only uniform bins hold any."""
+        if not self.uniform or not self._atoms.shape[1]:
+            return 0.0
+        atoms = self._atoms[column]
+        inside = (atoms > lower[..., None]) & (atoms < upper[..., None])
+        return torch.where(self._grid[column], inside.sum(-1), 0).to(lower.dtype)
+
+    def _possible_bin(self, bins: Tensor, column: Tensor) -> Tensor:
+        """Whether bins are in use and hold anything."""
+        used = bins < self.used[column]
+        if not self.uniform:
+            return used & self.possible[column, bins.clamp(max=self.possible.shape[1] - 1)]
+        lower, upper = self._ends(bins, column)
+        return used & (upper - lower - self._atoms_within(lower, upper, column) > 0)
+
+    def used_symbols(self) -> list[int]:
+        """Symbols of each scored cell that are in use after fitting: all further ones stand for nothing."""
+        sizes = [slot.num_symbols for slot in self.slots]
+        for place, column in zip(self._number_slot.tolist(), self._number_column.tolist(), strict=True):
+            if place < self.num_slots:
+                sizes[place] = self.slots[place].num_atoms + int(self.used[column])
+        return sizes
+
+    def meaningful(self, tokens: Tensor) -> Tensor:
+        """``(batch, num_slots)`` bool: the symbol stands for something; holes (-1) count as meaningful."""
+        good = tokens < self._sizes
+        scored = self._number_slot < self.num_slots
+        column, place = self._number_column[scored], self._number_slot[scored]
+        token = tokens[:, place]
+        bins = token - self._num_atoms[column]
+        good[:, place] = (bins < 0) | self._possible_bin(bins.clamp(min=0), column)
+        return good
+
     def _bin(self, u: Tensor, column: Tensor) -> Tensor:
+        if self.uniform:
+            start, width = self.edges[column].unbind(-1)
+            inner = (self.used[column] - 2).to(u.dtype)
+            place = torch.minimum(((u - start) / width).floor(), inner)
+            at_top = (u - start == inner * width) & (inner > 0)
+            place = torch.where(u < start, -1.0, torch.where(at_top, inner - 1, place))
+            return (place + 1).to(torch.int64)
         inner = self.edges[column, 1:].contiguous()
         found = torch.searchsorted(inner, u.T.contiguous(), right=True).T
         return torch.minimum(found, self.used[column] - 1)
 
     def _log_within(self, u: Tensor, bins: Tensor, column: Tensor) -> Tensor:
         """Log-density of a position, or log-probability of its cell, given its bin."""
-        low, high = self.edges[column, bins], self.edges[column, bins + 1]
+        low, high = self._ends(bins, column)
         closed = low.isfinite() & high.isfinite()
         width = torch.where(closed, high - low, 1.0)
-        share = torch.where(closed, (u - low) / width, 0.5)
-        inner = torch.log1p(self.slope[column, bins] * (2 * share - 1)) - torch.log(width)
+        if self.uniform:
+            inner = -torch.log((width - self._atoms_within(low, high, column)).clamp(min=TINY_WIDTH))
+        else:
+            share = torch.where(closed, (u - low) / width, 0.5)
+            inner = torch.log1p(self.slope[column, bins] * (2 * share - 1)) - torch.log(width)
         upper = low.isfinite()
         distance = torch.where(closed, 0.5, torch.where(upper, u - low, high - u)).clamp(min=0.0)
         side = upper.to(torch.int64)
@@ -370,9 +471,9 @@ class TokenCodec(Codec):
     def _draw(self, bins: Tensor, level: Tensor, column: Tensor) -> Tensor:
         """Positions drawn within bins by inverse cdf; on a grid the number of a point."""
         bins = torch.minimum(bins, self.used[column] - 1)
-        low, high = self.edges[column, bins], self.edges[column, bins + 1]
+        low, high = self._ends(bins, column)
         closed = low.isfinite() & high.isfinite()
-        slope = self.slope[column, bins]
+        slope = torch.zeros_like(level) if self.uniform else self.slope[column, bins]
         # cdf (1 - r) s + r s^2 = level, its root in the form without cancellation
         root = ((1 - slope).square() + 4 * slope * level).sqrt()
         share = 2 * level / (1 - slope + root)
@@ -382,4 +483,16 @@ class TokenCodec(Codec):
         distance = bin_tails.quantile(level, self.tail_scale[column, side], self.tail_shape[column, side])
         u = torch.where(closed, inside, torch.where(upper, low + distance, high - distance))
         grid = torch.where(closed, torch.minimum(torch.maximum(u.round(), low + 0.5), high - 0.5), u.round())
+        if self.uniform and self._atoms.shape[1]:
+            grid = torch.where(closed, self._past_atoms(low, high, level, column), grid)
         return torch.where(self._grid[column], grid, u)
+
+    def _past_atoms(self, low: Tensor, high: Tensor, level: Tensor, column: Tensor) -> Tensor:
+        """A grid point between two edges, each that is no atom equally likely."""
+        free = (high - low - self._atoms_within(low, high, column)).clamp(min=1.0)
+        point = low + 0.5 + torch.minimum((level * free).floor(), free - 1)
+        atoms = self._atoms.nan_to_num(inf).sort(1).values[column]
+        for index in range(atoms.shape[-1]):
+            atom = atoms[..., index].expand_as(point)
+            point = torch.where((atom > low) & (atom <= point), point + 1, point)
+        return point

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from genzoo.codecs.base import Cells
-from genzoo.codecs.surjection import Surjection
-from genzoo.codecs.vector import VectorCodec
-from genzoo.likelihood.estimators import importance_weighted
+from genzoo.codecs.surjection import Slots, Surjection
+from genzoo.likelihood.estimators import importance_weighted, monte_carlo_mean
 from genzoo.likelihood.noise import RowNoise
 from genzoo.models.scoring import ModelLogProb
 from genzoo.tables.batch import TableBatch
@@ -27,17 +26,37 @@ class DenseFlow(Protocol):
         """``(num_samples, D)`` draws."""
 
 
+@runtime_checkable
+class EstimatedFlow(Protocol):
+    """A flow whose log-density, if ``noisy``, is known in evaluation by unbiased estimates only."""
+
+    @property
+    def noisy(self) -> bool: ...
+
+    def estimate(self, x: Tensor, context: Tensor | None, noise: RowNoise, stream: str) -> Tensor:
+        """``(batch, D)`` to unbiased estimates ``(batch,)``, whose noise is that of ``stream``."""
+
+
+class Decodes(Slots, Protocol):
+    """A codec that turns model-space numbers and categories back into raw rows."""
+
+    def decode(
+        self, number: Tensor, category: Tensor, rows: Tensor, context: TableBatch | None = None
+    ) -> TableBatch: ...
+
+
 class DenseRows(nn.Module):
     """A density on R^D between encoded rows and tables.
 
     Args:
         codec: The model's codec (not registered here).
         build: Makes the flow, a module, from the number of features and of context features.
+        surjection: Further arguments of :class:`genzoo.codecs.surjection.Surjection`.
     """
 
-    def __init__(self, codec: VectorCodec, build: Callable[[int, int], nn.Module]) -> None:
+    def __init__(self, codec: Slots, build: Callable[[int, int], nn.Module], **surjection: Any) -> None:
         super().__init__()
-        self.surjection = Surjection(codec)
+        self.surjection = Surjection(codec, **surjection)
         self.num_context = codec.num_context
         self.always_exact = not codec.categories and not any(slot.quantized for slot in codec.numbers)
         self.flow = build(self.surjection.num_features, codec.num_context)
@@ -47,11 +66,18 @@ class DenseRows(nn.Module):
         """The flow, by what it can do."""
         return cast(DenseFlow, self.flow)
 
-    def initialise(self, codec: VectorCodec, cells: Cells) -> None:
+    def initialise(self, codec: Slots, cells: Cells) -> None:
         """Nothing depends on training rows."""
 
-    def _log_weight(self, cells: Cells, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """A point for each row, and ``log p(y) - log q(y | cells)``."""
+    @property
+    def estimated(self) -> bool:
+        """The flow's log-density is estimated in evaluation."""
+        return isinstance(self.flow, EstimatedFlow) and self.flow.noisy
+
+    def _log_weight(
+        self, cells: Cells, noise: Tensor, probes: tuple[RowNoise, str] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """A point for each row, and ``log p(y) - log q(y | cells)``; ``probes`` is the noise of an estimated flow."""
         y, log_q = self.surjection(cells, noise)
         context = cells.context if self.num_context else None
         if not self.training:  # a number that is not drawn keeps its digits, and its size
@@ -59,6 +85,8 @@ class DenseRows(nn.Module):
                 cells.present & ~self.surjection.quantized, cells.number, y[:, : cells.number.shape[1]]
             )
             y = torch.cat([numbers, y[:, numbers.shape[1] :].double()], 1)
+        if probes is not None and isinstance(self.flow, EstimatedFlow):
+            return y, self.flow.estimate(y, context, *probes).double() - log_q
         return y, self.density.log_prob(y, context).double() - log_q
 
     def loss(self, cells: Cells) -> Tensor:
@@ -67,7 +95,13 @@ class DenseRows(nn.Module):
         return -self._log_weight(cells, noise)[1].mean()
 
     def log_prob(self, cells: Cells, noise: RowNoise, draws: int) -> ModelLogProb:
-        """Importance-weighted lower bound with ``draws`` draws a row; exact, with one, where nothing is drawn."""
+        """Importance-weighted lower bound with ``draws`` draws a row; exact, with one, where nothing is drawn.
+
+        An estimated flow is averaged over the draws, at least two, without weights: the logarithm of a mean would turn
+        its noise into a bias of unknown sign.
+        """
+        if self.estimated:
+            return self._estimate(cells, noise, max(draws, 2))
         if self.always_exact and bool(cells.present.all()):
             idle = cells.number.new_zeros(len(cells), self.surjection.noise_width)
             return ModelLogProb(self._log_weight(cells, idle)[1])
@@ -76,9 +110,17 @@ class DenseRows(nn.Module):
         value, se = importance_weighted(log_weight)
         return ModelLogProb(value, se)
 
-    def sample(
-        self, codec: VectorCodec, num_rows: int, context: Tensor | None, generator: torch.Generator
-    ) -> TableBatch:
+    def _estimate(self, cells: Cells, noise: RowNoise, draws: int) -> ModelLogProb:
+        width, device = self.surjection.noise_width, cells.number.device
+        terms = [
+            self._log_weight(cells, noise.normal(width, stream=f"surjection/{k}", device=device), (noise, f"flow/{k}"))[
+                1
+            ]
+            for k in range(draws)
+        ]
+        return ModelLogProb(*monte_carlo_mean(torch.stack(terms, 1)))
+
+    def sample(self, codec: Decodes, num_rows: int, context: Tensor | None, generator: torch.Generator) -> TableBatch:
         """Decoded rows."""
         y = self.density.sample(num_rows, context if self.num_context else None, generator)
         y = y.to(self.surjection.embedding.weight.device)
@@ -87,7 +129,7 @@ class DenseRows(nn.Module):
 
     def impute(
         self,
-        codec: VectorCodec,
+        codec: Decodes,
         batch: TableBatch,
         cells: Cells,
         draws: int,
@@ -101,7 +143,13 @@ class DenseRows(nn.Module):
         for index in rows.split(max(1, 65_536 // particles)):
             part = batch.select(index)
             noise = torch.randn(len(index) * particles, self.surjection.noise_width, generator=generator)
-            y, log_weight = self._log_weight(cells.select(index).repeat(particles), noise.to(batch.numeric.device))
+            probes = None
+            if self.estimated:
+                seed = int(torch.randint(1 << 62, (1,), generator=generator))
+                probes = RowNoise(seed, torch.arange(len(index) * particles)), "particles"
+            y, log_weight = self._log_weight(
+                cells.select(index).repeat(particles), noise.to(batch.numeric.device), probes
+            )
             weight = log_weight.reshape(len(index), particles).softmax(1).cpu()
             chosen = torch.multinomial(weight, draws, replacement=True, generator=generator).to(index.device)
             for one, (numeric, codes) in enumerate(filled):
