@@ -20,7 +20,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "radd": {"num_bins": 8, "width": 32, "num_layers": 2, "num_heads": 2, "patience": 0},
     "gidd": {"num_bins": 8, "width": 32, "num_layers": 2, "num_heads": 2, "num_steps": 24, "patience": 0},
     "multinomial_diffusion": {"num_bins": 8, "width": 32, "num_steps": 24, "patience": 0},
-    "binary_diffusion": {"num_bits": 4, "width": 32, "num_layers": 1, "num_steps": 16, "patience": 0},
+    "binary_diffusion": {"num_bits": 3, "width": 32, "num_layers": 1, "num_steps": 16, "patience": 0},
     "argmax_flow": {"num_bins": 16, "hidden": 32, "num_layers": 1, "encoder": 32, "draws": 4, "patience": 0},
     "forest_autoregressive": {"rounds": 40, "groups": 2},
     "forest_flow": {"num_levels": 6, "rounds": 15, "copies": 3, "groups": 2, "draws": 4, "eta": 0.3},
