@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from genzoo.likelihood.noise import RowNoise, seed_of
 from genzoo.models.baselines.filling import fill_holes
 from genzoo.models.baselines.multinomials import CategoryLayout, laplace_log_probs
 from genzoo.models.capabilities import Capabilities
-from genzoo.models.scoring import ModelLogProb
+from genzoo.models.scoring import ModelLogProb, split_unseen
 from genzoo.models.trees.base import TreeModel
 from genzoo.models.trees.code_posterior import MOST_VALUES, all_codes, block_axes, known_values
 from genzoo.models.trees.decoder import Decoder
@@ -28,6 +29,10 @@ from genzoo.models.trees.reverse_path import ReversePath
 from genzoo.tables.batch import TableBatch
 from genzoo.trees.boosting import Growth
 from genzoo.trees.levels import NoisePath, Spacing, shortest_path
+
+if TYPE_CHECKING:
+    from genzoo.likelihood.log_likelihood import LogLikelihood
+    from genzoo.tables.encode import TableData
 
 FOREST_CAPABILITIES = Capabilities(
     missing="lower_bound",
@@ -273,7 +278,12 @@ class DenoisingForest(TreeModel):
             self._reverse = ReversePath(denoiser, decoder, path)
         return self._reverse
 
-    def score_batch(self, batch: TableBatch, seed: int, draws: int) -> ModelLogProb:
+    def require_likelihood(self) -> None:
+        """Raises unless the model has a likelihood.
+
+        Raises:
+            CapabilityError: says why it has none.
+        """
         if not self.has_likelihood:
             why = (
                 "box: true clips samples to the range of the training rows, so it has no density; train with box: false"
@@ -281,6 +291,9 @@ class DenoisingForest(TreeModel):
                 else "it was trained with likelihood: false; train with likelihood: true"
             )
             raise CapabilityError(f"this {type(self).__name__} draws rows and has no likelihood: {why}")
+
+    def score_batch(self, batch: TableBatch, seed: int, draws: int) -> ModelLogProb:
+        self.require_likelihood()
         scored: ModelLogProb = super().score_batch(batch, seed, draws)
         return scored
 
@@ -310,6 +323,70 @@ class DenoisingForest(TreeModel):
                 log_w = torch.stack([self._log_weights(part, own, draw) for draw in range(draws)], 1)
                 out[chosen, :, group] = log_w + prior[group]
         return out
+
+    def class_posterior(self, table: Any, *, seed: int | None = None, draws: int | None = None) -> Any:
+        """Probability of each class given the rest of a row, by Bayes' rule from the bounds of the classes.
+
+        An estimate without a known sign: the bound of one class may be tighter than that of another. The same noise is
+        used for all classes, which makes their difference surer than either.
+
+        Args:
+            table: A frame, a path, or an encoded table; its label is not read.
+            seed: Seed of the noise; the model's own by default.
+            draws: Importance weights a row.
+
+        Returns:
+            A pandas frame: a row for each row of the table, a column for each class.
+
+        Raises:
+            CapabilityError: the model was trained without a label.
+        """
+        import pandas as pd
+
+        log_w = self._posterior_log_prob(table, seed, draws)[1]
+        assert self.label is not None
+        return pd.DataFrame(log_w.exp().numpy(), columns=list(self.schema[self.label].categories))
+
+    def label_log_prob(self, table: Any, *, seed: int | None = None, draws: int | None = None) -> LogLikelihood:
+        """Log-probability of each row's own label given the rest of the row, labelled ``estimate``.
+
+        A row without a label, or with one never seen in training, gives ``nan`` and ``-inf``.
+
+        Args:
+            table: A frame, a path, or an encoded table.
+            seed: Seed of the noise; the model's own by default.
+            draws: Importance weights a row.
+
+        Raises:
+            CapabilityError: the model was trained without a label.
+        """
+        data, log_p = self._posterior_log_prob(table, seed, draws)
+        batch = data.batch()
+        group = self.codec.encode(split_unseen(batch, self.schema).batch).group
+        own = log_p.gather(1, group.clamp_min(0)[:, None])[:, 0]
+        own = torch.where(group >= 0, own, torch.nan)
+        whole = self._collect([{"rows": batch.rows.numpy(), "values": own.numpy()}], data, 0, 0)
+        assert self.label is not None
+        others = tuple(name for name in (*whole.columns, *whole.context) if name != self.label)
+        settings = {"draws": draws or self.draws, "seed": self.seed if seed is None else seed}
+        return replace(
+            whole, kind="estimate", bias="unknown", columns=(self.label,), context=others, discrete=None,
+            continuous=None, method="Bayes' rule on bounds", settings=settings,
+        )  # fmt: skip
+
+    def _posterior_log_prob(self, table: Any, seed: int | None, draws: int | None) -> tuple[TableData, Tensor]:
+        if self.label is None:
+            raise CapabilityError(f"this {type(self).__name__} has no label; train with --model.label COLUMN")
+        self.require_likelihood()
+        data = self._encoded_table(table)
+        out = []
+        for start in range(0, len(data), 4096):
+            batch = split_unseen(data.select(slice(start, start + 4096)).batch().to(self.device), self.schema).batch
+            rows: Rows = self.codec.encode(batch).to("cpu")
+            noise = RowNoise(self.seed if seed is None else seed, rows.rows)
+            log_w = self.class_log_weights(rows, noise, self.draws if draws is None else draws, every=True)
+            out.append(torch.logsumexp(log_w, 1).log_softmax(1))
+        return data, torch.cat(out)
 
     def _log_weights(self, rows: Rows, noise: RowNoise, draw: int) -> Tensor:
         reverse = self.reverse
