@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "sample": "draw rows from a trained model",
     "impute": "fill in the missing cells of a table",
     "score": "log-likelihood of each row of a table",
+    "encode": "the fair representation of a table, and the way back",
     "compare": "train several models on one table and report which describes it best",
     "report": "compare runs that exist, on their test rows or on new ones",
     "models": "the catalogue of models",

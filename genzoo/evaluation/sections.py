@@ -208,6 +208,12 @@ MAKERS: dict[str, Maker] = {
         "is heavy-tailed.",
         "genzoo.evaluation.tails:tails_section",
     ),
+    "fairness": Maker(
+        "Fairness",
+        "What a fair representation certifies about every adversary and classifier, under the fitted densities of the "
+        "groups, and what adversaries and the model's own classifier reach on held-out rows.",
+        "genzoo.evaluation.fairness:fairness_section",
+    ),
     "imputation": Maker(
         "Imputation",
         "A fifth of the cells of held-out rows is hidden, the same cells for every model, and filled in again.",
