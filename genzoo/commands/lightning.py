@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -211,9 +212,13 @@ def evaluate(given: Given) -> int:
 
 
 def print_test(model: Any, datamodule: Any) -> None:
-    """The test log-likelihood, in both units where a benchmark has units of its own."""
+    """The test log-likelihood; in bits per cell for text and pictures, in both units where a benchmark has its own."""
     likelihood = model.test_likelihood
     print(f"test log-likelihood: {likelihood_text(likelihood)}")
+    cells = datamodule.schema.cells_of_one_measure
+    if cells and any(column.shape for column in datamodule.schema.scored):
+        unit = cells * math.log(2)
+        print(f"that is {-likelihood.mean() / unit:.4f} ± {likelihood.se_mean() / unit:.4f} bits per cell")
     if datamodule.log_scale:
         original = likelihood.shifted(-datamodule.log_scale)
         print(f"these are benchmark units; in original units: {original.label()} nats per row")

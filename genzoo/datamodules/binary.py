@@ -295,7 +295,9 @@ def _read_parquet(place: Path, column: str) -> dict[str, Bits]:
     lists = [name for name in names if is_nested(table.schema.field(name).type)]
     if lists:
         if column not in lists:
-            raise DataError(f"'{place}' has no list column '{column}'; it has {', '.join(lists)}; say which by 'column'")
+            raise DataError(
+                f"'{place}' has no list column '{column}'; it has {', '.join(lists)}; say which by 'column'"
+            )
         cells: Any = as_array(table[column])
         while is_nested(cells.type):
             cells = flat_cells(cells)

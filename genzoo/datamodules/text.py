@@ -203,7 +203,9 @@ def read_bytes(path: str) -> dict[str, bytes]:
             raise DataError(f"'{path}' holds no text files ({', '.join(ENDINGS)})")
         return {WHOLE: b"\n".join(f.read_bytes() for f in files)}
     if not place.is_file():
-        raise DataError(f"'{path}' is neither a file nor a folder; give a text file, a folder of them, or an npz of bytes")
+        raise DataError(
+            f"'{path}' is neither a file nor a folder; give a text file, a folder of them, or an npz of bytes"
+        )
     if place.suffix.lower() == ".npz":
         try:
             with np.load(place, allow_pickle=False) as archive:
