@@ -14,6 +14,9 @@ DATAMODULES = {
     "Table": "genzoo.datamodules.table.Table",
     "Toy": "genzoo.datamodules.toy.Toy",
     "UCIBenchmark": "genzoo.datamodules.uci.UCIBenchmark",
+    "Text": "genzoo.datamodules.text.Text",
+    "BinaryVectors": "genzoo.datamodules.binary.BinaryVectors",
+    "BinaryImages": "genzoo.datamodules.binary.BinaryImages",
     "Images": "genzoo.datamodules.images.Images",
     "StreamedTable": "genzoo.datamodules.streamed.StreamedTable",
 }
