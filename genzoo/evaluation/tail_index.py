@@ -24,8 +24,6 @@ Floats = NDArray[np.float64]
 LARGEST_INDEX = 10.0
 """Tails that fall faster than this power cannot be told from light ones and count as light."""
 FEWEST_ROWS = 100
-FEWEST_EXTREMES = 10
-"""Fewer order statistics are noise, whatever the bootstrap says."""
 ALPHA = 0.6
 _GRID = 200
 
@@ -36,7 +34,8 @@ class TailIndex:
 
     Args:
         index: Tail index (degrees of freedom), ``inf`` for a light tail.
-        low: Lower end of the bootstrap interval of the Hill index ``1 / hill``, whatever the decision.
+        low: Lower end of the bootstrap interval of the Hill index ``1 / hill``, whatever the decision. It takes the
+            outer ends of two intervals, with all of the extremes and with a quarter of them, because of the bias.
         high: Upper end.
         hill: Hill estimate of xi; positive by construction, so it cannot call a tail light.
         moment: Moment estimate of xi; at most 0 for a light tail.
@@ -124,11 +123,14 @@ def _of_distances(distance: Floats, num_resamples: int, seed: int, level: float)
     moment = float(_moment_path(logs[None, : moment_extremes + 1])[0, -1])
     kernel = float(_Kernel(np.array([bandwidth]), num, 2).estimate(_spacings(logs[None]))[0, 0])
     draws = _Resamples(logs, num, hill_extremes / num, num_resamples, rng).logs
+    # The chosen number has a bias as large as its noise; a quarter of the extremes has less of it, and more noise.
+    path = _hill_path(draws)
+    some = [path[:, -1], path[:, max(hill_extremes // 4, 5) - 1]]
     with np.errstate(divide="ignore"):
-        ends = 1 / np.quantile(_hill_path(draws)[:, -1], [0.5 + level / 2, 0.5 - level / 2])
+        ends = 1 / np.quantile(some, [0.5 + level / 2, 0.5 - level / 2], axis=1)
     light = (moment <= 0 and kernel <= 0) or hill * LARGEST_INDEX < 1
     index = math.inf if light else 1 / hill
-    return TailIndex(index, float(ends[0]), float(ends[1]), hill, moment, kernel, hill_extremes, num)
+    return TailIndex(index, float(ends[0].min()), float(ends[1].max()), hill, moment, kernel, hill_extremes, num)
 
 
 def hill_estimate(values: Floats, num_extremes: int) -> float:
@@ -232,6 +234,11 @@ class _Resamples:
         self.logs = logs[place]
 
 
+def _fewest(num: int) -> int:
+    """Fewer extremes than this have an error that no bias outweighs, whatever the bootstrap says."""
+    return max(10, math.isqrt(num))
+
+
 def _minimiser(error: Floats, low: int, high: int) -> int:
     """Number of extremes, at least ``low`` and at most ``high``, with the least mean squared error."""
     mean = np.where(np.isfinite(error), error, np.nan)
@@ -248,7 +255,7 @@ def _choices(large: _Resamples, small: _Resamples, errors: tuple[Floats, Floats]
     share = 0.005
     while True:
         k1, k2 = (
-            _minimiser(error, max(FEWEST_EXTREMES, math.ceil(share * part.size)), error.shape[1])
+            _minimiser(error, max(_fewest(part.size), math.ceil(share * part.size)), error.shape[1])
             for error, part in zip(errors, (large, small), strict=True)
         )
         share += 0.005
@@ -264,7 +271,7 @@ def _hill_choice(large: _Resamples, small: _Resamples, num: int) -> int:
     k1, k2 = _choices(large, small, (error(large), error(small)), num)
     log_k, log_n = math.log(k1), math.log(large.size)
     rho = (1 - 2 * (log_k - log_n) / log_k) ** (log_k / log_n - 1)
-    return max(FEWEST_EXTREMES, round(k1**2 / k2 * rho))
+    return max(_fewest(num), round(k1**2 / k2 * rho))
 
 
 def _moment_choice(large: _Resamples, small: _Resamples, logs: Floats, num: int) -> int:
@@ -282,7 +289,7 @@ def _moment_choice(large: _Resamples, small: _Resamples, logs: Floats, num: int)
     rho = log_k / (2 * log_k - 2 * log_n)
     pilot = float(_moment_path(logs[None, : max(3, math.isqrt(num)) + 1])[0, -1])
     factor = _moment_factor(pilot, rho)
-    return max(FEWEST_EXTREMES, round(k1**2 / k2 * factor)) if math.isfinite(factor) and factor > 0 else k1
+    return max(_fewest(num), round(k1**2 / k2 * factor)) if math.isfinite(factor) and factor > 0 else k1
 
 
 def _moment_factor(xi: float, rho: float) -> float:
