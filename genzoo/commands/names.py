@@ -13,6 +13,7 @@ from genzoo.models import catalogue
 DATAMODULES = {
     "Table": "genzoo.datamodules.table.Table",
     "Toy": "genzoo.datamodules.toy.Toy",
+    "Causal": "genzoo.datamodules.causal.Causal",
     "UCIBenchmark": "genzoo.datamodules.uci.UCIBenchmark",
     "Text": "genzoo.datamodules.text.Text",
     "BinaryVectors": "genzoo.datamodules.binary.BinaryVectors",

@@ -12,6 +12,7 @@ _LAZY = {
     "BinaryVectors": "genzoo.datamodules.binary",
     "RowGroupLoader": "genzoo.datamodules.streamed",
     "StreamedTable": "genzoo.datamodules.streamed",
+    "Causal": "genzoo.datamodules.causal",
     "Table": "genzoo.datamodules.table",
     "Text": "genzoo.datamodules.text",
     "Toy": "genzoo.datamodules.toy",

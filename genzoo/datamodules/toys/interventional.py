@@ -1,0 +1,66 @@
+"""A structural causal model whose interventional densities are known: one confounder, two arms, any overlap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+Array = NDArray[np.float64]
+LOG_2PI = float(np.log(2 * np.pi))
+NODES = np.linspace(-8.0, 8.0, 1601)
+"""Quadrature over a standard normal confounder; its density beyond is below 1e-14, and half a step below 1e-9."""
+
+
+@dataclass(frozen=True)
+class ShiftedArms:
+    """Half of the rows in each arm; the confounder is normal, and shifted in arm 0.
+
+    ``X | A=0 ~ N(shift, 1)``, ``X | A=1 ~ N(0, 1)``, ``Y[0] = 1.5 + 2.18 X + e``, ``Y[1] = 2 - 1.82 X + X^2 + e``,
+    ``e ~ N(0, 1)``. The propensity is ``P(A=1 | x) = sigmoid(shift^2 / 2 - shift x)``: at a shift of 1.5 the arms
+    overlap, at 5 hardly.
+
+    Args:
+        shift: Distance of the arms in standard deviations of the confounder.
+
+    References:
+        Melnychuk, Frauen, Feuerriegel (2023), arXiv:2209.06203, synthetic data.
+    """
+
+    shift: float = 1.5
+
+    def mean(self, x: Array, arm: int) -> Array:
+        """``E(Y[arm] | x)``."""
+        return 1.5 + 2.18 * x if arm == 0 else 2 - 1.82 * x + x**2
+
+    def sample(self, num_rows: int, rng: np.random.Generator) -> tuple[Array, NDArray[np.int64], Array]:
+        """Confounder ``(n,)``, treatment ``(n,)`` and both potential outcomes ``(n, 2)``, in random order."""
+        arm = rng.permutation(np.arange(num_rows) % 2).astype(np.int64)
+        x = rng.normal(size=num_rows) + np.where(arm == 0, self.shift, 0.0)
+        noise = rng.normal(size=(num_rows, 2))
+        return x, arm, np.stack([self.mean(x, 0), self.mean(x, 1)], axis=1) + noise
+
+    def propensity(self, x: Array) -> Array:
+        """``(n, 2)``: probability of each arm."""
+        one = 1 / (1 + np.exp(np.clip(self.shift * x - self.shift**2 / 2, -700, 700)))
+        return np.stack([1 - one, one], axis=1)
+
+    def log_prob(self, values: Array, arm: int) -> Array:
+        """``log p(Y[arm] = value)``, nats, for ``(n,)`` values."""
+        values = np.asarray(values, dtype=np.float64)
+        weight = np.exp(-0.5 * NODES**2)
+        log_weight = np.log(weight / weight.sum() / 2)
+        centres = np.concatenate([self.mean(NODES, arm), self.mean(NODES + self.shift, arm)])
+        log_weights = np.concatenate([log_weight, log_weight])
+        out = np.empty(len(values))
+        for start in range(0, len(values), 1024):
+            block = values[start : start + 1024, None]
+            out[start : start + 1024] = logsumexp(log_weights - 0.5 * (block - centres) ** 2 - 0.5 * LOG_2PI, axis=1)
+        return out
+
+    def outcome_mean(self, arm: int) -> float:
+        """``E Y[arm]``."""
+        half = self.shift / 2
+        return 1.5 + 2.18 * half if arm == 0 else 2 - 1.82 * half + 1 + self.shift**2 / 2
