@@ -15,6 +15,7 @@ from contract import mixed_table
 from genzoo.commands import impute, ranges, sample, score
 from genzoo.errors import DataError, GenZooError
 from genzoo.main import main
+from genzoo.reports.combining import join_rows
 from genzoo.tables.frames import read_frame
 from genzoo.tables.stream import RangeReader, TableWriter, row_ranges
 
@@ -72,7 +73,7 @@ def test_scores_and_completions_do_not_depend_on_the_ranges(place: Path) -> None
     whole = genzoo.load(model).log_prob(read_frame(file), seed=3)
     for size in (1024, 1000):
         found = [score.score_range(model, file, 3, None, False, *ends) for ends in row_ranges(3000, size)]
-        joined = score.joined([part for part, _ in found], whole.kind)
+        joined = join_rows([part for part, _ in found])
         assert np.allclose(joined.values, whole.values, atol=1e-9, rtol=0)
         assert joined.kind == whole.kind
         assert joined.counts == whole.counts

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shlex
+from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genzoo.commands.names import find_model
 from genzoo.commands.output import new_folder, require_report
@@ -21,6 +22,9 @@ from genzoo.commands.parsing import (
 )
 from genzoo.errors import GenZooError
 
+if TYPE_CHECKING:
+    from genzoo.reports.comparison import Comparison
+
 DEFAULT_MODELS = ["independent", "gaussian", "mixture", "spline_flow"]
 
 
@@ -28,53 +32,99 @@ def run(arguments: list[str]) -> int:
     """Trains, evaluates on the same held-out rows, prints the table and writes the report."""
     given = parser().parse(arguments)
     names = list(dict.fromkeys(given.models))
-    paths = {name: find_model(name) for name in names}
-    twice = [name for name in names if list(paths.values()).count(paths[name]) > 1]
+    models = {name: find_model(name) for name in names}
+    twice = [name for name in names if list(models.values()).count(models[name]) > 1]
     if twice:
         raise UsageError(f"--models names one model twice: {' and '.join(twice)}")
+    if given.resume and given.run_dir is None:
+        raise UsageError("--resume goes on with a comparison; name its work folder with --run_dir")
     target = require_report(given.output, given.overwrite) if "output" in given else None
 
-    from genzoo.commands.jobs import Job, prepare_jobs, run_jobs
-    from genzoo.commands.sources import facts_of, make_source, source_of
-    from genzoo.evaluation.likelihood import oracle_result
-    from genzoo.models.training import quiet, run_folder
-    from genzoo.reports.comparison import Comparison
+    from genzoo.models.training import quiet
 
     quiet()
-    source = source_of(given.file, given.seed, schema=given.schema, context=given.context, ignore=given.ignore)
+    if len(given.files) > 1:
+        from genzoo.commands.across import compare_tables
+
+        return compare_tables(models, given, arguments, target)
+    comparison, folder = compare_table(models, given, arguments, given.files[0], given.run_dir)
+    print()
+    print(comparison)
+    written = comparison.write(target or folder / "report.html", overwrite=given.overwrite or given.resume)
+    print()
+    print(f"wrote {', '.join(map(str, written))}")
+    require_some(comparison)
+    print(f"trained models: {folder}/MODEL, for genzoo sample, impute, score and report")
+    return 0
+
+
+def require_some(comparison: Comparison) -> None:
+    """Refuses a comparison without one model that could be trained."""
+    if all(result.likelihood is None for result in comparison.results):
+        raise GenZooError("no model could be trained; the report names each reason")
+
+
+def compare_table(
+    models: Mapping[str, str], given: Namespace, arguments: list[str], file: str, run_dir: str | Path | None
+) -> tuple[Comparison, Path]:
+    """Trains every model on one table and sets the results side by side.
+
+    Args:
+        models: Name to class path.
+        given: Options of the command.
+        arguments: What was typed, for the report.
+        file: The table.
+        run_dir: Work folder; ``None`` makes a new one under ``runs``.
+
+    Returns:
+        The comparison and its work folder.
+    """
+    from genzoo.commands.jobs import prepare_jobs, run_jobs
+    from genzoo.commands.sources import facts_of, make_source, source_of
+    from genzoo.evaluation.likelihood import oracle_result
+    from genzoo.models.training import run_folder
+    from genzoo.reports.combining import combine
+    from genzoo.reports.comparison import Comparison
+
+    roles = {role: getattr(given, role) for role in ("context", "ignore", "treatment", "outcome", "sensitive")}
+    places = {"schema": given.schema, "time": given.time, "group": given.group}
+    if given.ordered:
+        places["split"] = "ordered"
+    source = source_of(file, given.seed, **roles, **places)
     datamodule = make_source(source)
     test = datamodule.data("test")
     if not len(test):
         raise GenZooError(f"'{datamodule.name}' has no test rows to compare on; give more rows")
-    folder = run_folder("compare", datamodule.name) if given.run_dir is None else new_folder(given.run_dir)
+    if run_dir is None:
+        folder = run_folder("compare", datamodule.name)
+    else:
+        folder = Path(run_dir) if given.resume and Path(run_dir).is_dir() else new_folder(run_dir)
     print(f"{datamodule.name}: {_counts(datamodule)}; work folder {folder}", flush=True)
     for column in datamodule.schema.scored:
         if "an identifier?" in column.note:
             print(f"  column '{column.name}' holds {column.note.partition(':')[0]}; an identifier? then --ignore it")
-    jobs = [Job(name, paths[name]) for name in names]
-    prepare_jobs(jobs, folder, datamodule, source, given)
-    results: list[Any] = run_jobs(jobs, given.jobs, debug=bool(os.environ.get("GENZOO_DEBUG")))
+    jobs = prepare_jobs(models, folder, datamodule, source, given)
+    outcomes = run_jobs(jobs, given.jobs, folder)
+    runs = {name: [(j.seed, j.fold, r) for j, r in zip(jobs, outcomes) if j.name == name] for name in models}
+    results: list[Any] = [combine(name, found) for name, found in runs.items()]
     scored = [result for result in results if result.likelihood is not None]
     oracle = datamodule.oracle_log_prob(test)
     if oracle is not None and scored:
         results.append(oracle_result(oracle, scored[0].likelihood))
     facts = facts_of(datamodule) | {"seed": given.seed, "command": shlex.join(["genzoo", "compare", *arguments])}
+    frame = datamodule.frame("test")
+    if given.seeds > 1:
+        facts["seeds"] = f"{given.seeds} training seeds; their spread is an error common to all rows"
+    if given.folds > 1:
+        import narwhals as nw
+
+        facts |= {"splits": {"tested in turn": sum(facts["splits"].values())}, "split": f"{given.folds} folds"}
+        facts.pop("shared_rows")
+        frame = nw.concat([datamodule.frame(split) for split in ("train", "val", "test")])
     comparison = Comparison(
-        results=results,
-        schema=datamodule.schema,
-        data_frame=datamodule.frame("test"),
-        facts=facts,
-        ordered=datamodule.ordered,
+        results=results, schema=datamodule.schema, data_frame=frame, facts=facts, ordered=datamodule.ordered
     )
-    print()
-    print(comparison)
-    written = comparison.write(target or folder / "report.html", overwrite=given.overwrite)
-    print()
-    print(f"wrote {', '.join(map(str, written))}")
-    if not scored:
-        raise GenZooError("no model could be trained; the report names each reason")
-    print(f"trained models: {folder}/MODEL, for genzoo sample, impute, score and report")
-    return 0
+    return comparison, folder
 
 
 def parser() -> Parser:
@@ -84,7 +134,12 @@ def parser() -> Parser:
         "Train several models on one table, each in its own process, evaluate them on the same held-out rows, "
         "and report which describes the table best and how sure that is.",
     )
-    options.add_argument("file", metavar="FILE", help="table; or sklearn:wine, genzoo:adult, toy:two_moons")
+    options.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="table; or sklearn:wine, genzoo:adult, toy:two_moons; several are compared one by one and across",
+    )
     options.add_argument(
         "--models", type=words, default=DEFAULT_MODELS, metavar="A,B,C", help="names of genzoo models, with commas"
     )
@@ -93,6 +148,16 @@ def parser() -> Parser:
     options.add_argument("--schema", metavar="YAML", help="schema, as genzoo schema writes it")
     options.add_argument("--context", type=words, metavar="A,B", help="columns to condition on")
     options.add_argument("--ignore", type=words, metavar="A,B", help="columns to leave out")
+    for role in ("treatment", "outcome", "sensitive"):
+        options.add_argument(f"--{role}", type=words, metavar="A", help=f"{role} column, for models that need one")
+    options.add_argument("--time", metavar="A", help="column of times: the latest rows test")
+    options.add_argument("--group", metavar="A", help="column of groups: rows of one group stay together")
+    options.add_argument("--ordered", action="store_true", help="the last rows of the file test")
+    options.add_argument("--folds", type=whole_number(1), default=1, help="cross-validation: every row is tested once")
+    options.add_argument("--seeds", type=whole_number(1), default=1, help="training seeds a model; means are compared")
+    options.add_argument(
+        "--resume", action="store_true", help="go on with the comparison in --run_dir; finished models are kept"
+    )
     options.add_argument("--minutes", type=positive, help="longest training time of a model")
     options.add_argument("--epochs", type=whole_number(1), help="most epochs of a model")
     options.add_argument(
@@ -108,8 +173,3 @@ def parser() -> Parser:
 def _counts(datamodule: Any) -> str:
     sizes = {split: len(datamodule.data(split)) for split in ("train", "val", "test")}
     return f"{sizes['train']} training, {sizes['val']} validation, {sizes['test']} test rows"
-
-
-def model_folder(root: Path, name: str) -> Path:
-    """Run folder of one model of a comparison."""
-    return root / "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)

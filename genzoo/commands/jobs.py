@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,45 +24,70 @@ from genzoo.reports.results import ModelResult
 
 @dataclass
 class Job:
-    """One model of a comparison.
+    """One training run of a comparison.
 
     Args:
-        name: Its name in the list.
+        name: The model's name in the list.
         class_path: Its class.
+        seed: Which training seed, from 0.
+        fold: Which fold, from 0.
+        label: Its name in messages.
     """
 
     name: str
     class_path: str
+    seed: int = 0
+    fold: int = 0
+    label: str = ""
     folder: Path = Path()
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
 
+    @property
+    def finished(self) -> bool:
+        """Its result is stored."""
+        from genzoo.reports.stored import RESULT
 
-def prepare_jobs(jobs: list[Job], root: Path, datamodule: Any, source: dict[str, Any], given: Namespace) -> None:
+        return (self.folder / RESULT).is_file()
+
+
+def prepare_jobs(
+    models: Mapping[str, str], root: Path, datamodule: Any, source: dict[str, Any], given: Namespace
+) -> list[Job]:
     """Stores schema and split once and writes what each child does.
 
-    The seed of a model is a function of (seed, name): a result depends neither on the list nor on its order.
+    The seed of a model is a function of (seed, name): a result depends neither on the list nor on its order. With
+    ``--resume``, runs of the same plan that are complete stay, others are made anew.
+
+    Raises:
+        GenZooError: to be resumed, but the folder holds a comparison of another table, split or settings.
     """
-    from genzoo.commands.compare import model_folder
     from genzoo.tables.show import save_schema
 
-    stored = {"class_path": source["class_path"], "init_args": dict(source["init_args"])}
-    save_schema(datamodule.schema, root / "schema.yaml")
-    if "path" in stored["init_args"]:
-        datamodule.save_split(str(root / "split.csv"))
+    if not (root / "schema.yaml").exists():
+        save_schema(datamodule.schema, root / "schema.yaml")
+    stored = [{"class_path": source["class_path"], "init_args": dict(source["init_args"])}]
+    if "path" in source["init_args"]:
         # ignored, context and other roles are in the stored schema
-        kept = {key: value for key, value in stored["init_args"].items() if key not in ("context", "ignore")}
-        stored["init_args"] = kept | {
-            "schema": str((root / "schema.yaml").resolve()),
-            "split_path": str((root / "split.csv").resolve()),
-        }
-    for job in jobs:
-        job.folder = model_folder(root, job.name)
-        job.folder.mkdir(parents=True)
+        kept = {key: value for key, value in source["init_args"].items() if key in ("path", "seed")}
+        kept["schema"] = str((root / "schema.yaml").resolve())
+        splits = store_splits(root, datamodule, given)
+        stored = [
+            {"class_path": source["class_path"], "init_args": kept | {"split_path": str(path.resolve())}}
+            for path in splits
+        ]
+    jobs = []
+    for (name, class_path), seed, fold in product(models.items(), range(given.seeds), range(len(stored))):
+        words = [f"seed {seed + 1}"] * (given.seeds > 1) + [f"fold {fold + 1}"] * (len(stored) > 1)
+        folder = model_folder(root, name)
+        if words:
+            folder = folder / "-".join(words).replace(" ", "-")
+        job = Job(name, class_path, seed, fold, f"{name} ({', '.join(words)})" if words else name, folder)
+        parts = (given.seed, name) if seed == 0 else (given.seed, name, seed)
         plan = {
             "name": job.name,
-            "model": {"class_path": job.class_path, "init_args": {"seed": seed_of(given.seed, job.name) % 2**31}},
-            "data": stored,
+            "model": {"class_path": class_path, "init_args": {"seed": seed_of(*parts) % 2**31}},
+            "data": stored[fold],
             "fingerprint": datamodule.schema.fingerprint,
             "seed": given.seed,
             "samples": given.samples,
@@ -68,35 +96,88 @@ def prepare_jobs(jobs: list[Job], root: Path, datamodule: Any, source: dict[str,
             "minutes": given.minutes,
             "threads": given.threads,
         }
-        (job.folder / "job.json").write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+        write_plan(job, plan)
+        jobs.append(job)
+    return jobs
 
 
-def run_jobs(jobs: list[Job], at_once: int, debug: bool = False) -> list[ModelResult]:
-    """Runs the children, at most ``at_once`` together; results in the order of ``jobs``.
+def store_splits(root: Path, datamodule: Any, given: Namespace) -> list[Path]:
+    """One file a fold that says for every row whether it trains, validates or tests."""
+    if given.folds == 1:
+        path = root / "split.csv"
+        if not path.exists():
+            datamodule.save_split(str(path))
+        return [path]
+    from genzoo.tables.frames import write_frame
+
+    if datamodule.ordered:
+        raise GenZooError("the rows are ordered in time, and folds would train on later rows; leave out --folds")
+    paths = []
+    for fold, labels in enumerate(datamodule.fold_labels(given.folds)):
+        paths.append(root / f"split-{fold + 1}.csv")
+        if not paths[-1].exists():
+            write_frame({"split": labels}, paths[-1])
+    return paths
+
+
+def write_plan(job: Job, plan: dict[str, Any]) -> None:
+    """Writes what a child does; a folder of an earlier comparison with the same plan keeps its finished result.
+
+    Raises:
+        GenZooError: the folder holds a run of another plan.
+    """
+    path = job.folder / "job.json"
+    if path.is_file():
+        old = json.loads(path.read_text(encoding="utf-8"))
+        other = sorted(key for key in plan if key not in ("threads",) and old.get(key) != plan[key])
+        if other:
+            raise GenZooError(
+                f"'{job.folder}' holds a run with another {' and '.join(other)}; resume with the options of the first "
+                "comparison, or choose another --run_dir"
+            )
+        if job.finished:
+            return
+        shutil.rmtree(job.folder)  # an unfinished run is made anew
+    job.folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+
+
+def model_folder(root: Path, name: str) -> Path:
+    """Run folder of one model of a comparison."""
+    return root / "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
+
+
+def run_jobs(jobs: list[Job], at_once: int, root: Path) -> list[ModelResult]:
+    """Runs the children that have no stored result, at most ``at_once`` together; results in the order of ``jobs``.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; children are ended, finished models stay.
     """
-    waiting, running = list(jobs), list[Job]()
-    results: dict[str, ModelResult] = {}
+    from genzoo.reports.stored import load_result
+
+    waiting, running = [job for job in jobs if not job.finished], list[Job]()
+    results: dict[str, ModelResult] = {job.label: load_result(job.folder) for job in jobs if job.finished}
+    for job in jobs:
+        if job.label in results:
+            print(f"  {_line(job, results[job.label])} [kept]", flush=True)
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
                 job = waiting.pop(0)
                 start(job)
                 running.append(job)
-                print(f"  {job.name}: training", flush=True)
+                print(f"  {job.label}: training", flush=True)
             for job in [job for job in running if job.process is not None and job.process.poll() is not None]:
                 running.remove(job)
-                results[job.name] = collect(job)
-                print(f"  {_line(results[job.name])} [{len(results)}/{len(jobs)}, {_seconds(job)}]", flush=True)
+                results[job.label] = collect(job)
+                print(f"  {_line(job, results[job.label])} [{len(results)}/{len(jobs)}, {_seconds(job)}]", flush=True)
             time.sleep(0.05)
     except KeyboardInterrupt:
         for job in running:
             stop(job)
         finished = ", ".join(results) or "no model"
-        raise KeyboardInterrupt(f"finished: {finished}; kept in {jobs[0].folder.parent}") from None
-    return [results[job.name] for job in jobs]
+        raise KeyboardInterrupt(f"finished: {finished}; kept in {root}; --resume goes on from there") from None
+    return [results[job.label] for job in jobs]
 
 
 def start(job: Job) -> None:
@@ -152,10 +233,10 @@ def collect(job: Job) -> ModelResult:
     return ModelResult(name=job.name, error=f"the process ended with code {code}: {last or 'it printed nothing'}")
 
 
-def _line(result: ModelResult) -> str:
+def _line(job: Job, result: ModelResult) -> str:
     if result.likelihood is None:
-        return f"{result.name}: failed: {result.error}"
-    return f"{result.name}: {result.likelihood.label()} nats per row"
+        return f"{job.label}: failed: {result.error}"
+    return f"{job.label}: {result.likelihood.label()} nats per row"
 
 
 def _seconds(job: Job) -> str:

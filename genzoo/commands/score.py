@@ -35,6 +35,7 @@ def run(arguments: list[str]) -> int:
     given = parser.parse(arguments)
     target = require_writable(given.output, given.overwrite) if "output" in given else None
 
+    from genzoo.reports.combining import join_rows
     from genzoo.tables.stream import TableWriter
 
     model, reader = opened(given.run, given.file)
@@ -53,7 +54,7 @@ def run(arguments: list[str]) -> int:
             if writer is not None:
                 writer.write(as_table(part, kinds, by_column=bool(given.by)))
             parts.append(part if reader.num_rows <= MOST_EXPLAINED else replace(part, by_column=None))
-    scored = joined(parts, model.kind_on(True)[0])
+    scored = join_rows(parts)
     print(f"{scored.label()} nats per row, mean of {len(scored.values)} rows; {scored.method}")
     for line in remarks(scored):
         print(line)
@@ -85,29 +86,6 @@ def score_range(
     names = [model.kind_on(holes)[0] for holes in (False, True)]
     kinds = [names[holes] for holes in rows_with_holes(data, model.view).tolist()]
     return part if by_column else replace(part, by_column=None), kinds
-
-
-def joined(parts: list[LogLikelihood], kind: str) -> LogLikelihood:
-    """The ranges of a file as one likelihood; its kind is that of the rows with missing cells, if there are any."""
-    import numpy as np
-
-    def whole(name: str) -> Any:
-        found = [getattr(part, name) for part in parts]
-        return None if any(values is None for values in found) else np.concatenate(found)
-
-    noisy = [part.se if part.se is not None else np.zeros(len(part)) for part in parts]
-    counts = {key: sum(part.counts.get(key, 0) for part in parts) for part in parts for key in part.counts}
-    shown = next((part for part in parts if part.kind == kind), parts[0])
-    return replace(
-        shown,
-        values=whole("values"),
-        rows=whole("rows"),
-        se=None if all(part.se is None for part in parts) else np.concatenate(noisy),
-        discrete=whole("discrete"),
-        continuous=whole("continuous"),
-        by_column=whole("by_column"),
-        counts=counts,
-    )
 
 
 def as_table(scored: LogLikelihood, kinds: list[str], by_column: bool = False) -> Any:

@@ -77,6 +77,40 @@ def grouped_split(groups: Sequence[Any] | NDArray[Any], val: float, test: float,
     return {part: np.flatnonzero(part_of[number] == part) for part in ("train", "val", "test")}
 
 
+def fold_splits(
+    num_rows: int, folds: int, val: float, seed: int, groups: Sequence[Any] | NDArray[Any] | None = None
+) -> list[dict[str, Index]]:
+    """Cross-validation: every row, or whole group, is tested in one fold; validation rows come from the others.
+
+    Args:
+        num_rows: Rows of the table.
+        folds: Parts into which the rows are dealt.
+        val: Share of all rows that validates in each fold.
+        seed: Seed of the deal.
+        groups: ``(num_rows,)`` names; rows of one name stay together.
+
+    Raises:
+        DataError: fewer rows or groups than folds ask for.
+    """
+    names = np.arange(num_rows) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    units = int(names.max(initial=-1)) + 1
+    if folds < 2 or units < folds + 1:
+        what = "rows" if groups is None else "groups"
+        raise DataError(f"{units} {what} cannot be dealt into {folds} folds; give from 2 to {max(units - 1, 2)} folds")
+    order = np.random.default_rng(seed_of(seed, "folds")).permutation(units)
+    fold_of = np.empty(units, dtype=np.int64)
+    fold_of[order] = np.arange(units) % folds
+    splits = []
+    for fold in range(folds):
+        rest = order[fold_of[order] != fold]
+        validating = np.roll(rest, -fold)[: min(held_out(units, val), len(rest) - 1)]
+        part_of = np.full(units, "train", dtype="<U5")
+        part_of[fold_of == fold] = "test"
+        part_of[validating] = "val"
+        splits.append({part: np.flatnonzero(part_of[names] == part) for part in ("train", "val", "test")})
+    return splits
+
+
 def column_split(labels: Sequence[Any], name: str) -> dict[str, Index]:
     """Rows by the words of a column: train, val (or valid, validation, dev), test (or holdout), in any case.
 

@@ -156,6 +156,33 @@ class Table(TableDataModule):
                 labels[self.data(split).rows] = split
         return labels.tolist()
 
+    def fold_labels(self, folds: int) -> list[list[str]]:
+        """For each fold of a cross-validation, ``train``, ``val`` or ``test`` for every row of the table.
+
+        Rows of one group stay together; the share of validation rows is that of the split.
+
+        Raises:
+            DataError: too few rows or groups, or rows that stand in files of their own.
+        """
+        if self.val_path is not None or self.test_path is not None:
+            raise DataError("folds deal out the rows of one table; leave out val_path and test_path")
+        from genzoo.datamodules.splits import fold_splits
+
+        sizes = [len(self.data(split)) for split in SPLITS]
+        rows = np.concatenate([self.data(split).rows for split in SPLITS])
+        name = next((c.name for c in self.schema.columns if c.role == "group"), None)
+        groups = None
+        if name is not None:
+            groups = np.empty(len(rows), dtype=np.int64)
+            groups[rows] = _numbered(nw.concat([self.frame(split) for split in SPLITS]), name, "group")
+        out = []
+        for index in fold_splits(len(rows), folds, sizes[1] / len(rows), self.split_seed, groups):
+            labels = np.full(len(rows), "train", dtype="<U5")
+            for split in ("val", "test"):
+                labels[index[split]] = split
+            out.append(labels.tolist())
+        return out
+
     def save_split(self, path: str) -> None:
         """Writes :meth:`split_labels` as a table that ``split_path`` takes.
 
@@ -246,7 +273,7 @@ class Table(TableDataModule):
         test = 0.0 if "test" in separate else small if self.test is None else self.test
         check_fractions(val, test)
         if self.split_column is not None or self.split_path is not None:
-            return self._given_split(frame, separate)
+            return self._given_split(frame, separate, schema)
         time = next((c.name for c in schema.columns if c.role == "time"), None)
         group = next((c.name for c in schema.columns if c.role == "group"), None)
         time, group = next(iter(self.roles["time"]), time), next(iter(self.roles["group"]), group)
@@ -272,7 +299,7 @@ class Table(TableDataModule):
             return ordered_split(keys, val, test)
         return random_split(num_rows, val, test, self.split_seed)
 
-    def _given_split(self, frame: nw.DataFrame[Any], separate: Sequence[str]) -> dict[str, Index]:
+    def _given_split(self, frame: nw.DataFrame[Any], separate: Sequence[str], schema: Schema) -> dict[str, Index]:
         from genzoo.tables.frames import read_frame
 
         name = self.split_column or "split"
@@ -285,6 +312,12 @@ class Table(TableDataModule):
         for part in separate:
             if len(index[part]):
                 raise DataError(f"split column '{name}' marks rows as {part}, and '{part}_path' gives a file for them")
+        time = next(iter(self.roles["time"]), next((c.name for c in schema.columns if c.role == "time"), None))
+        if time is not None and len(index["test"]):
+            # a stored split in time is still one: its test rows come after all others
+            when = _numbered(frame, time, "time")
+            others = np.concatenate([index["train"], index["val"]])
+            self.ordered = bool(when[index["test"]].min() >= when[others].max())
         return index
 
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from genzoo.datamodules.splits import rows_in
 from genzoo.evaluation.auc import auc
 from genzoo.evaluation.features import Features, Matrix, nearest, same_code, sample_rows
 from genzoo.evaluation.sections import Metric, Section, Subject
@@ -105,10 +106,4 @@ def _ratio(distances: Matrix) -> float:
 
 def share_of_copies(rows: TableData, others: TableData) -> float:
     """Share of ``rows`` that equal one of ``others`` in every cell, holes included."""
-    known = {_key(n, c) for n, c in zip(others.numeric, others.codes)}
-    return float(np.mean([_key(n, c) in known for n, c in zip(rows.numeric, rows.codes)]))
-
-
-def _key(numbers: Matrix, codes: np.ndarray) -> bytes:
-    plain = np.where(np.isnan(numbers), np.nan, numbers.astype(np.float64)) + 0.0  # one NaN, one zero
-    return bytes(plain.tobytes() + codes.astype(np.int64).tobytes())
+    return float(rows_in(rows, others).mean())
