@@ -27,7 +27,8 @@ from genzoo.bijections.induced_norms import (
     power_iteration,
 )
 
-REFRESH_STEPS = 1
+REFRESH_STEPS = 5
+"""Steps of the power iteration after an optimiser step."""
 THOROUGH_STEPS = 200
 THOROUGH_TOLERANCE = 1e-7
 RESTARTS = 10
@@ -43,43 +44,35 @@ class _LipSwish(torch.autograd.Function):
 
     @staticmethod
     def forward(h: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-        gate = torch.sigmoid(beta * h)
-        value = h * gate / 1.1
-        return value, torch.addcmul(gate / 1.1, beta * value, 1 - gate)
+        t = beta * h
+        return functional.silu(t) / (1.1 * beta), torch.ops.aten.silu_backward(torch.full_like(t, 1 / 1.1), t)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(*inputs, output[1])
-        ctx.save_for_forward(*inputs)
+        ctx.save_for_backward(*inputs, *output)
+        ctx.save_for_forward(*inputs, *output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         grad_value, grad_slope = gradients
-        h, beta, slope = ctx.saved_tensors
-        bend, spread = _second(h, beta)
-        grad_h = torch.addcmul(grad_value * slope, grad_slope, beta * bend)
-        grad_beta = (h * torch.addcmul(grad_value * spread, grad_slope, bend)).sum()
-        return grad_h, grad_beta
+        h, beta, value, slope = ctx.saved_tensors
+        grad_h = torch.addcmul(grad_value * slope, grad_slope, _bend(h, beta, slope))
+        # value = V(beta h) / beta and slope = S(beta h): both depend on beta through beta h, and value on 1 / beta
+        return grad_h, ((h * grad_h).sum() - (grad_value * value).sum()) / beta
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
-        h, beta = ctx.saved_tensors
+        h, beta, value, slope = ctx.saved_tensors
         move = torch.zeros_like(h) if tangents[0] is None else tangents[0]
-        gate = torch.sigmoid(beta * h)
-        slope = gate * (1 + beta * h * (1 - gate)) / 1.1
-        bend, spread = _second(h, beta)
-        moved, bent = slope * move, beta * bend * move
+        extra = torch.zeros_like(h)
         if tangents[1] is not None:
-            moved, bent = moved + h * spread * tangents[1], bent + h * bend * tangents[1]
-        return moved, bent
+            move, extra = move + h * tangents[1] / beta, value * tangents[1] / beta
+        return slope * move - extra, _bend(h, beta, slope) * move
 
 
-def _second(h: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """``(slope's derivative) / beta`` and ``h sigmoid' / 1.1``."""
-    t = beta * h
-    gate = torch.sigmoid(t)
-    narrow = gate * (1 - gate) / 1.1
-    return narrow * torch.addcmul(torch.full_like(t, 2.0), t, 1 - 2 * gate), h * narrow
+def _bend(h: Tensor, beta: Tensor, slope: Tensor) -> Tensor:
+    """Derivative of the slope: for ``f(t) = t sigmoid(t)``, ``f'' = sigmoid + f' (1 - 2 sigmoid)``."""
+    return torch.addcmul(slope, torch.sigmoid(beta * h), 1 / 1.1 - 2 * slope) * beta
 
 
 def lipswish(h: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,6 +203,27 @@ class LipschitzLayer(nn.Module, ABC):
         finally:
             self.training = was
         return self._bound * (1 + FLOAT32_ROUNDING)
+
+
+@torch.no_grad()
+def refresh(nets: Sequence[LipschitzNet], thorough: bool = False) -> None:
+    """Follows the changed weights of many networks; matrices of one shape and spectral norm are iterated together."""
+    together: dict[tuple[int, ...], list[LipschitzLinear]] = {}
+    for layer in (layer for net in nets for layer in net.linear_maps()):
+        if isinstance(layer, LipschitzLinear) and layer.domain == layer.codomain == 2 and not thorough:
+            together.setdefault(tuple(layer.weight.shape), []).append(layer)
+        else:
+            layer.refresh(thorough)
+    for layers in together.values():
+        weight = torch.stack([layer.weight for layer in layers])
+        v = torch.stack([layer.v for layer in layers])[:, :, None]
+        for _ in range(REFRESH_STEPS):
+            u = functional.normalize(weight @ v, dim=1)
+            v = functional.normalize(weight.mT @ u, dim=1)
+        u = functional.normalize(weight @ v, dim=1)
+        for layer, new_u, new_v in zip(layers, u[:, :, 0], v[:, :, 0], strict=True):
+            layer.u.copy_(new_u)
+            layer.v.copy_(new_v)
 
 
 def _same(a: Tensor | None, b: Tensor) -> bool:
@@ -389,12 +403,13 @@ class LipschitzNet(nn.Module):
         self.sharpness = nn.Parameter(torch.full((len(layers) - 1 + preactivate,), 0.5))
         self.shift = nn.Linear(num_context, layers[0].bias.shape[0], bias=False) if num_context else None
 
-    def _layers(self) -> tuple[LipschitzLayer, ...]:
+    def linear_maps(self) -> tuple[LipschitzLayer, ...]:
+        """The linear maps, from input to output."""
         return tuple(self.layers)  # type: ignore[arg-type]
 
     def linearise(self, x: Tensor, context: Tensor | None = None) -> Linearised:
         """Value and slopes at ``x`` ``(batch, *event)``."""
-        layers, weights = self._layers(), self._weights()
+        layers, weights = self.linear_maps(), self._weights()
         beta = functional.softplus(self.sharpness).unbind()
         slopes: list[Tensor | None] = []
         for i, (layer, weight) in enumerate(zip(layers, weights, strict=True)):
@@ -414,20 +429,20 @@ class LipschitzNet(nn.Module):
 
     def refresh(self, thorough: bool = False) -> None:
         """Follows changed weights with the vectors of the power iteration; call once after an optimiser step."""
-        for layer in self._layers():
+        for layer in self.linear_maps():
             layer.refresh(thorough)
 
     def certificate(self) -> float:
         """Certified upper bound of the Lipschitz constant of what evaluation uses, in the norm of the first domain."""
-        return min(prod(layer.certified() for layer in self._layers()), self._largest())
+        return min(prod(layer.certified() for layer in self.linear_maps()), self._largest())
 
     def _largest(self) -> float:
         return max(self.bound, LARGEST) * (1 + FLOAT32_ROUNDING) ** len(self.layers)
 
     def _weights(self) -> tuple[Tensor, ...]:
-        weights = tuple(layer.effective() for layer in self._layers())
+        weights = tuple(layer.effective() for layer in self.linear_maps())
         if self.training:
             return weights
         # Norms without a closed form are divided by a local maximum; where their bounds leave doubt, shrink the last.
-        excess = prod(layer.certified() for layer in self._layers()) / self._largest()
+        excess = prod(layer.certified() for layer in self.linear_maps()) / self._largest()
         return weights if excess <= 1 else (*weights[:-1], weights[-1] / excess)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from genzoo.bijections.actnorm import ActNorm
 from genzoo.bijections.base import Bijection
 from genzoo.bijections.jacobian import rademacher
-from genzoo.bijections.lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzLinear, LipschitzNet
+from genzoo.bijections.lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzLinear, LipschitzNet, refresh
 from genzoo.bijections.residual import ResidualBlock
 from genzoo.bijections.squeeze import Flatten, Squeeze
 from genzoo.likelihood.noise import RowNoise
@@ -245,8 +245,7 @@ class ResidualDensity(nn.Module):
 
     def refresh(self, thorough: bool = False) -> None:
         """Follows changed weights with the vectors of the power iterations; once after each optimiser step."""
-        for block in self.blocks():
-            block.net.refresh(thorough)
+        refresh([block.net for block in self.blocks()], thorough)
 
     def certificate(self) -> float:
         """The largest certified Lipschitz constant of a block's network; below one, every block is invertible."""
