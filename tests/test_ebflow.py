@@ -6,16 +6,27 @@ import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
+from contract import mixed_table
 from genzoo.bijections.dense_linear import Convolution, Dense, Reorder
 from genzoo.bijections.energy_layer import EnergyLayer
 from genzoo.bijections.smooth_activation import ShareLogit, SmoothLeakyReLU
+from genzoo.datamodules.images import Images
+from genzoo.datamodules.table import Table
+from genzoo.errors import CapabilityError
 from genzoo.likelihood import score_matching
+from genzoo.likelihood.langevin import langevin
+from genzoo.models.averaging import ramped_decay
+from genzoo.models.flows.ebflow import EBFlow
 from genzoo.models.flows.energy_flow import EnergyFlow, Matching, Stack
 from genzoo.models.flows.energy_networks import CouplingLayer, convolutional_layers, coupling_layers, dense_layers
+from genzoo.models.flows.energy_rows import EnergyRows
+from genzoo.models.training import make_trainer
+from genzoo.tables.schema import Column, Schema
 
 D = 6
 
@@ -375,3 +386,233 @@ def test_parameter_counts_are_those_of_the_paper() -> None:
     assert count(EnergyFlow(784, dense_layers(784))) == 1_230_880
     assert count(EnergyFlow(784, convolutional_layers((28, 28)))) == 26_796
     assert np.isfinite(count(EnergyFlow(2, coupling_layers(2, 0))))
+
+
+# ---- sampling with the score ---------------------------------------------------------------------------------------
+
+
+def test_langevin_chains_have_the_conditional_law_of_the_free_coordinates() -> None:
+    covariance = random_covariance(4, 2)
+    precision = torch.linalg.inv(covariance)
+    free = torch.tensor([True, True, False, False]).expand(1500, 4)
+    start = torch.tensor([3.0, -3.0, 1.0, -0.5], dtype=torch.float64).expand(1500, 4)
+
+    def target(x: Tensor) -> tuple[Tensor, Tensor]:
+        return -0.5 * ((x @ precision) * x).sum(1), -x @ precision
+
+    chains = langevin(target, start, 120, torch.Generator().manual_seed(0), step=0.2, free=free)
+    assert torch.equal(chains.state[:, 2:], start[:, 2:])
+    kept = torch.linalg.inv(precision[:2, :2])
+    centre = -kept @ precision[:2, 2:] @ start[0, 2:]
+    found = chains.state[:, :2]
+    # mean of 1500 independent chains: 5 standard errors
+    assert ((found.mean(0) - centre).abs() < 5 * (kept.diagonal() / 1500).sqrt()).all()
+    torch.testing.assert_close(torch.cov(found.t()), kept, atol=0.15 * float(kept.max()), rtol=0)
+    assert 0.4 < float(chains.acceptance.mean()) < 0.75
+
+
+def test_langevin_never_accepts_a_state_without_density() -> None:
+    def target(x: Tensor) -> tuple[Tensor, Tensor]:
+        inside = (x > 0).all(1)
+        return torch.where(inside, -x.sum(1), -torch.inf), torch.where(inside[:, None], -torch.ones_like(x), torch.nan)
+
+    chains = langevin(target, torch.ones(200, 1, dtype=torch.float64), 200, torch.Generator().manual_seed(1))
+    assert (chains.state > 0).all()
+    assert float(chains.state.mean()) == pytest.approx(1.0, abs=5 / 200**0.5)
+
+
+# ---- the model -----------------------------------------------------------------------------------------------------
+
+
+def small_pictures(number: int = 120) -> np.ndarray:
+    """Diagonal gradients with noise: neighbours depend on each other."""
+    rng = np.random.default_rng(0)
+    level = rng.uniform(60, 190, (number, 1, 1))
+    slope = rng.normal(0, 10, (number, 1, 1)) * np.arange(4)[None, :, None]
+    return np.clip(level + slope + rng.normal(0, 8, (number, 4, 4)), 0, 255).astype(np.uint8)
+
+
+def fitted_pictures(folder: Any, **options: Any) -> tuple[Any, Images]:
+    module = Images(array=small_pictures(), batch_size=20)
+    model = EBFlow(module.schema_dict, patience=0, ema=0.9, steps=30, draws=2, **options)
+    trainer = make_trainer(folder, progress=False, max_epochs=2)
+    trainer.fit(model, datamodule=module)
+    return model, module
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": "ssm"},
+        {"objective": "dsm", "noise": 0.2, "network": "convolutional", "num_layers": 2, "kernel": 3},
+        {"objective": "fdssm", "network": "coupling", "num_layers": 2, "hidden": 8, "energy_weight": 0.1},
+        {"objective": "ssm", "match": "data"},
+        {"objective": "sml"},
+    ],
+)
+def test_pictures_are_scored_drawn_and_filled(options: dict[str, Any], tmp_path: Any) -> None:
+    model, module = fitted_pictures(tmp_path, **options)
+    data = module.data("test")
+    likelihood = model.log_prob(data)
+    assert likelihood.kind == model.likelihood_kind == "lower_bound"
+    assert (likelihood.values <= 0).all()
+    assert likelihood.measure == module.schema.measure
+    drawn = np.stack(model.sample(5, seed=0)["image"])
+    assert drawn.shape == (5, 16)
+    assert drawn.min() >= 0
+    assert drawn.max() <= 255
+    frame = pd.DataFrame({"image": [list(map(float, row)) for row in data.numeric[:3]]})
+    for row in frame["image"]:
+        row[5:9] = [None] * 4
+    filled = [np.stack(one["image"]) for one in model.impute(frame, draws=2, seed=1)]
+    observed = np.ones(16, dtype=bool)
+    observed[5:9] = False
+    for one in filled:
+        np.testing.assert_array_equal(one[:, observed], data.numeric[:3][:, observed])
+        assert ((one >= 0) & (one <= 255)).all()
+    assert (filled[0] != filled[1]).any()
+    with pytest.raises(CapabilityError, match="3 of 3 pictures have missing pixels"):
+        model.log_prob(frame)
+
+
+def test_matching_pictures_in_either_space_scores_alike_and_trains_apart() -> None:
+    module = Images(array=small_pictures())
+    models = [EBFlow(module.schema_dict, objective="ssm", match=match) for match in ("preprocessed", "data")]  # type: ignore[arg-type]
+    for model in models:
+        model.fit_codec(module)
+    models[1].load_state_dict(models[0].state_dict())
+    scores = [model.log_prob(module.data("test")).values for model in models]
+    np.testing.assert_array_equal(*scores)
+    losses = []
+    for model in models:
+        torch.manual_seed(0)
+        losses.append(float(model.loss(model.codec.encode(module.fit_sample())).detach()))
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("objective", ["ssm", "dsm", "fdssm"])
+def test_training_steps_of_the_model_compute_no_determinant(objective: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = mixed_table(120)
+    table = Table(frame=frame, seed=0)
+    images = Images(array=small_pictures())
+    for module in (table, images):
+        model = EBFlow(module.schema_dict, objective=objective, num_layers=2, hidden=8)
+        model.fit_codec(module)
+        with monkeypatch.context() as patch:
+            for name in ("slogdet", "det", "lu", "lu_factor", "lu_factor_ex", "inv", "solve", "qr", "svd", "svdvals"):
+                patch.setattr(torch.linalg, name, _refused)
+            for name in ("slogdet", "det", "logdet", "lu", "inverse"):
+                patch.setattr(torch, name, _refused)
+                patch.setattr(torch.Tensor, name, _refused, raising=False)
+            model.loss(model.codec.encode(module.fit_sample())).backward()
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_the_surjection_ascends_the_bound_while_the_flow_matches_scores() -> None:
+    """Its gradient is that of maximum likelihood, without a determinant; the flow's is that of matching alone."""
+    module = Table(frame=mixed_table(200), seed=0)
+    gradients = {}
+    for objective in ("ml", "ssm"):
+        model = EBFlow(module.schema_dict, objective=objective, num_layers=2, hidden=8)  # type: ignore[arg-type]
+        model.fit_codec(module)
+        shaken(model.rows, 0.05).float()
+        cells = model.codec.encode(module.fit_sample())
+        torch.manual_seed(0)
+        model.loss(cells).backward()
+        assert isinstance(model.rows, EnergyRows)
+        gradients[objective] = torch.cat(
+            [p.grad.flatten() for p in model.rows.rows.surjection.parameters() if p.grad is not None]
+        )
+    width = model.rows.rows.surjection.num_features
+    assert float(gradients["ml"].norm()) > 0
+    torch.testing.assert_close(gradients["ssm"] * width, gradients["ml"], rtol=2e-3, atol=2e-4)
+
+
+def gaussian_model() -> tuple[EBFlow, pd.DataFrame, np.ndarray]:
+    """A model of two columns set to a Gaussian by hand, and the covariance of its rows in the table's units."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(400, 2)) @ np.array([[1.0, 0.8], [0.0, 0.6]]), columns=["a", "b"])
+    module = Table(frame=frame, seed=0)
+    model = EBFlow(module.schema_dict, network="dense", num_layers=1, objective="ssm", scaler="standardise", steps=80)
+    model.fit_codec(module)
+    covariance = np.array([[1.0, 0.8], [0.8, 1.0]])
+    weight = np.linalg.inv(np.linalg.cholesky(covariance))
+    dense = model.rows.flow.linear[0]
+    dense.get_parameter("weight").data.copy_(torch.as_tensor(weight))
+    dense.get_parameter("bias").data.zero_()
+    return model, frame, covariance
+
+
+def test_missing_numbers_are_drawn_from_their_conditional() -> None:
+    model, _, covariance = gaussian_model()
+    rows = pd.DataFrame({"a": [1.0] * 300, "b": [np.nan] * 300})
+    filled = model.impute(rows, draws=1, seed=0)[0]
+    assert (filled["a"] == 1.0).all()
+    cells = model.codec.encode(model._encoded_table(filled).batch()).number.numpy()
+    rho = covariance[0, 1]
+    assert cells[:, 1].mean() == pytest.approx(rho * cells[0, 0], abs=5 * (1 - rho**2) ** 0.5 / 300**0.5)
+    assert cells[:, 1].std() == pytest.approx((1 - rho**2) ** 0.5, rel=0.2)
+
+
+def test_exact_numbers_on_complete_rows_and_bounds_on_holes() -> None:
+    model, frame, covariance = gaussian_model()
+    exact = model.log_prob(frame.head(5))
+    assert exact.kind == "exact"
+    z = model.codec.encode(model._encoded_table(frame.head(5)).batch())
+    normal = torch.distributions.MultivariateNormal(torch.zeros(2, dtype=torch.float64), torch.as_tensor(covariance))
+    expected = normal.log_prob(z.number) + z.log_volume.sum(1)
+    np.testing.assert_allclose(exact.values, expected.numpy(), atol=1e-6)
+    holes = pd.DataFrame({"a": frame["a"].head(50), "b": [np.nan] * 50})
+    bound = model.log_prob(holes, draws=256)
+    assert bound.kind == "lower_bound"
+    marginal = model.codec.encode(model._encoded_table(holes).batch())
+    truth = (torch.distributions.Normal(0.0, 1.0).log_prob(marginal.number[:, 0]) + marginal.log_volume.sum(1)).numpy()
+    gap = truth - bound.values
+    assert gap.mean() > -3 * bound.se_mean()
+    assert gap.mean() < 0.2
+
+
+def test_determinants_and_condition_numbers_are_logged(tmp_path: Any) -> None:
+    _, frame, _ = gaussian_model()
+    module = Table(frame=frame, seed=0)
+    trainer = make_trainer(tmp_path, progress=False, max_epochs=1)
+    fresh = EBFlow(module.schema_dict, objective="ssm", num_layers=2, hidden=8, ema=0.0, patience=0)
+    trainer.fit(fresh, datamodule=module)
+    logged = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("matrix/")}
+    assert set(logged) == {f"matrix/{name}_{k}" for name in ("log_det", "condition") for k in range(3)}
+    found = fresh.determinants()
+    for name, value in logged.items():
+        assert value == pytest.approx(found[name.removeprefix("matrix/")], rel=1e-4, abs=1e-4)
+    values = torch.linalg.svdvals(fresh.rows.flow.linear[0].matrix().double())
+    assert found["condition_0"] == pytest.approx(float(values[0] / values[-1]))
+    assert found["log_det_0"] == pytest.approx(float(values.log().sum()))
+
+
+def test_the_average_of_weights_forgets_the_first_ones() -> None:
+    average = ramped_decay(0.999)
+    value = torch.tensor(0.0)
+    for n in range(3):
+        expected = value + (1 - (1 + n) / (10 + n)) * (torch.tensor(n + 1.0) - value)
+        value = average(value, torch.tensor(n + 1.0), n)
+        torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(average(torch.tensor(1.0), torch.tensor(2.0), 10**6), torch.tensor(1.001))
+
+
+def test_an_objective_and_a_network_are_chosen_by_the_table() -> None:
+    table = EBFlow(Table(frame=mixed_table(60)).schema_dict)
+    assert (table.objective, table.network) == ("ml", "coupling")
+    pictures = EBFlow(Images(array=np.zeros((20, 9, 9), dtype=np.uint8)).schema_dict)
+    assert (pictures.objective, pictures.network) == ("ssm", "dense")
+
+
+def test_what_the_model_cannot_do_is_said_in_words() -> None:
+    table, pictures = Table(frame=mixed_table(60)).schema_dict, Images(array=small_pictures()).schema_dict
+    with pytest.raises(CapabilityError, match="convolutional needs pictures"):
+        EBFlow(table, network="convolutional")
+    with pytest.raises(ValueError, match="match: data goes with objective ssm or sml, got 'dsm'"):
+        EBFlow(pictures, objective="dsm", match="data")
+    with pytest.raises(ValueError, match="objective must be one of"):
+        EBFlow(table, objective="nce")  # type: ignore[arg-type]
+    text = Schema((Column("t", "categorical", categories=("a", "b"), shape=(300,)),))
+    with pytest.raises(CapabilityError, match="blocks of categories such as 't'"):
+        EBFlow(text.to_dict())
