@@ -82,12 +82,12 @@ def rank_diagram(across: Across) -> str:
         y = axis + 12 + 12 * i
         a, b = x(across.mean_ranks[group[0]]) - 4, x(across.mean_ranks[group[-1]]) + 4
         parts.append(f'<path class="samples" style="stroke-width:4" d="M{a:.1f} {y}H{b:.1f}"/>')
-    for i, (name, rank) in enumerate(names):
+    for i, (name, mean) in enumerate(names):
         on_left = i < half
         y = top + row * (i if on_left else len(names) - 1 - i) + 10
         side = 4.0 if on_left else width - 4
-        parts.append(f'<path class="axis" d="M{x(rank):.1f} {axis}V{y}H{side:g}"/>')
-        label = f"{name} {rank:.2f}"
+        parts.append(f'<path class="axis" d="M{x(mean):.1f} {axis}V{y}H{side:g}"/>')
+        label = f"{name} {mean:.2f}"
         parts.append(text(side, y - 4, label, "start" if on_left else "end", "label"))
     summary = "Mean ranks: " + ", ".join(f"{name} {rank:.2f}" for name, rank in names)
     return (
