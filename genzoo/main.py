@@ -16,6 +16,7 @@ COMMANDS: dict[str, str] = {
     "schema": "what each column of a table is taken for, and its base measure",
     "sample": "draw rows from a trained model",
     "impute": "fill in the missing cells of a table",
+    "effect": "densities, quantiles and effects of an outcome under each treatment",
     "score": "log-likelihood of each row of a table",
     "encode": "the fair representation of a table, and the way back",
     "compare": "train several models on one table and report which describes it best",

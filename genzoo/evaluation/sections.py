@@ -214,6 +214,11 @@ MAKERS: dict[str, Maker] = {
         "groups, and what adversaries and the model's own classifier reach on held-out rows.",
         "genzoo.evaluation.fairness:fairness_section",
     ),
+    "causal": Maker(
+        "Treatments and outcomes",
+        "The outcome under each treatment, for everyone: effects with intervals, and how far the treatments overlap.",
+        "genzoo.evaluation.causal:causal_section",
+    ),
     "imputation": Maker(
         "Imputation",
         "A fifth of the cells of held-out rows is hidden, the same cells for every model, and filled in again.",

@@ -21,6 +21,7 @@ from genzoo.likelihood.noise import RowNoise, seed_of
 from genzoo.likelihood.one_step import OneStepSums, beyond_support, inverse_weights, negative_mass, observed_masses
 from genzoo.models.capabilities import Capabilities
 from genzoo.models.flows.arm_density import ArmCells, ArmDensity, ArmFlow
+from genzoo.models.flows.interventional_effects import LEVELS, Effects, effects
 from genzoo.models.flows.interventional_measure import InterventionalMeasure
 from genzoo.models.scoring import ModelLogProb
 from genzoo.models.stages import Stage, StagedModel
@@ -413,6 +414,12 @@ class InterventionalFlow(StagedModel):
 
         self.require_trained()
         return sample_outcomes(self, num_samples, given, seed, backend)
+
+    def effects(self, reference: str | int = 0, levels: Sequence[float] = LEVELS, confidence: float = 0.95) -> Effects:
+        """Means, quantiles and effects of every treatment with intervals; see
+        :func:`genzoo.models.flows.interventional_effects.effects`.
+        """
+        return effects(self, reference, levels, confidence)
 
     def negative_mass(self) -> NDArray[np.float64]:
         """``(num_arms,)``: mass below zero, on coarse cells, of what the target follows; 0 is best."""
