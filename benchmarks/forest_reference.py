@@ -1,9 +1,9 @@
 """Trains the public package ForestDiffusion on stored rows and writes generated sets; run by ``forest_flow.py``.
 
-    python forest_reference.py DATA.npz OUT.npz '{"num_levels": 20, "copies": 20, "sets": 5, "seed": 0, "method": "flow"}'
+    python forest_reference.py DATA.npz OUT.npz '{"num_levels": 20, "copies": 20, "sets": 5, "seed": 0}'
 
-``DATA.npz`` holds ``train`` (n, p) and, for a table with classes, ``label`` (n,) with values 0 to C - 1. Needs numpy and
-ForestDiffusion 1.0.6 alone. ``levels_timed``: trains that many levels only, for extrapolation.
+``DATA.npz`` holds ``train`` (n, p) and, for a table with classes, ``label`` (n,) with values 0 to C - 1. Needs numpy
+and ForestDiffusion 1.0.6 alone. ``levels_timed``: trains that many levels only, for extrapolation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ForestDiffusion import ForestDiffusionModel
 def main() -> None:
     data, settings = np.load(sys.argv[1]), json.loads(sys.argv[3])
     train = data["train"].astype(float)
-    label = data["label"] if "label" in data else None
+    label = data.get("label")
     print("ready", flush=True)
     timed = settings.get("levels_timed", 0)
     model = ForestDiffusionModel(

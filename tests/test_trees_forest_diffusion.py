@@ -23,7 +23,7 @@ from genzoo.datamodules.table import Table
 from genzoo.errors import CapabilityError, GenZooError, SchemaError
 from genzoo.likelihood.noise import RowNoise
 from genzoo.models.training import make_trainer
-from genzoo.models.trees.denoiser import patterns
+from genzoo.models.trees.denoiser import patterns, random_rotations
 from genzoo.models.trees.forest_diffusion import ForestDiffusion
 from genzoo.models.trees.forest_flow import ForestFlow
 from genzoo.models.trees.gaussian_fits import covariance_of, fit_groups
@@ -376,6 +376,34 @@ def test_shrinking_moves_chance_correlations_and_keeps_real_ones() -> None:
     related = noise[:, :1] + 0.1 * torch.from_numpy(rng.normal(size=(30, 12)))
     ratio = covariance_of(related, True)[apart] / covariance_of(related)[apart]
     assert float(ratio.min()) > 0.8
+
+
+# ---- one set of trees for all levels, and rotations
+
+
+def test_shared_trees_serve_every_level_and_make_a_small_model() -> None:
+    frame = continuous_table(400)
+    apart = fit(frame, "forest_flow", num_levels=10, rounds=40, eta=0.2)
+    shared = fit(frame, "forest_flow", num_levels=10, rounds=40, eta=0.2, shared=True, groups=3)
+    assert shared.jobs[0] == "trees"
+    assert len(shared.jobs) == 11
+    assert shared.store.num_bytes < 0.5 * apart.store.num_bytes
+    gaussian = fit(frame, "forest_flow", num_levels=10, rounds=0).log_prob(frame).mean()
+    assert shared.log_prob(frame).mean() > gaussian + 0.1
+    assert len(shared.sample(10)) == 10
+    again = fit(frame, "forest_flow", num_levels=10, rounds=40, eta=0.2, shared=True, groups=1, workers=3)
+    assert {job: again.store.raw(job) for job in again.jobs} == {job: shared.store.raw(job) for job in shared.jobs}
+
+
+def test_rotations_show_trees_oblique_directions() -> None:
+    turn = random_rotations(4, 2)
+    assert turn.shape == (4, 8)
+    torch.testing.assert_close(turn[:, :4].T @ turn[:, :4], torch.eye(4, dtype=torch.float64))
+    assert not torch.equal(turn[:, :4], turn[:, 4:])
+    frame = continuous_table(200)
+    model = fit(frame, "forest_flow", rotations=2)
+    assert model.store.booster("level 2", "f0").num_features() == 2 + 2 + 4
+    assert np.isfinite(model.log_prob(frame.assign(c0=None)).values).all()
 
 
 # ---- odd tables, and runs that are killed

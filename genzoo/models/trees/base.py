@@ -68,6 +68,10 @@ class TreeModel(DensityModel):
     def run_job(self, job: str, train: Any, held_out: Any) -> dict[str, bytes]:
         """The parts of one job, from encoded training and held-out rows. Called from several threads."""
 
+    def job_stage(self, job: str) -> int:
+        """Hook: jobs of a later stage read what earlier ones made; those of one stage are independent."""
+        return 0
+
     def prepare(self, train: Any, held_out: Any) -> None:
         """Hook: what all jobs need (marginals, covariances), fitted once before the first of them."""
 
@@ -119,9 +123,11 @@ class TreeModel(DensityModel):
                     self.prepare(*self._rows)
             train, held_out = self._rows
             group = missing[: self._group_size(len(missing))]
-            results = run_jobs(lambda job: self.run_job(job, train, held_out), group, self.workers or None)
-            for job, parts in zip(group, results, strict=True):
-                self.store.put(job, parts)
+            for stage in sorted({self.job_stage(job) for job in group}):
+                ready = [job for job in group if self.job_stage(job) == stage]
+                results = run_jobs(lambda job: self.run_job(job, train, held_out), ready, self.workers or None)
+                for job, parts in zip(ready, results, strict=True):
+                    self.store.put(job, parts)
         self.count_step()
         if self.complete:
             self.trainer.should_stop = True

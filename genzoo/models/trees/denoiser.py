@@ -57,6 +57,7 @@ class View:
             this is a part of a complete row.
         group: The class whose fit this is.
         code: ``(C,)`` what trees are told of the class; empty if each class has trees of its own, or there is none.
+        turn: ``(P, R)`` random directions in which trees see the linear estimate as well.
     """
 
     def __init__(
@@ -69,8 +70,10 @@ class View:
         alone: bool = True,
         group: int = 0,
         code: Tensor | None = None,
+        turn: Tensor | None = None,
     ) -> None:
         self.observed, self.alone, self.covariance = observed, alone, covariance
+        self.turn = mean.new_zeros(len(mean), 0) if turn is None else turn
         self.group, self.code = group, mean.new_zeros(0) if code is None else code
         self.smooth = smooth
         self.index = observed.nonzero().flatten()
@@ -173,6 +176,8 @@ class Denoiser:
         codes: Columns that can be estimated by Bayes' rule instead of linearly.
         separate: Each class has trees of its own; else trees are told the class.
         threads: Threads that read trees.
+        rotations: Random rotations of the linear estimate that trees see.
+        shared: One set of trees for all levels, which is told the level.
     """
 
     def __init__(
@@ -184,9 +189,13 @@ class Denoiser:
         codes: list[Codes],
         separate: bool,
         threads: int,
+        rotations: int = 0,
+        shared: bool = False,
     ) -> None:
         self.levels, self.store, self.fits, self.threads = levels, store, fits, threads
         self.smooth, self.codes, self.separate = smooth, codes, separate
+        self.rotations, self.shared = rotations, shared
+        self.turn = random_rotations(len(smooth), rotations)
         self._views: dict[tuple[bytes, bool, int], View] = {}
 
     @property
@@ -196,7 +205,9 @@ class Denoiser:
 
     def with_store(self, store: BoosterStore) -> Denoiser:
         """The same model with other trees, read by one thread."""
-        return Denoiser(self.levels, store, self.fits, self.smooth, self.codes, self.separate, threads=1)
+        return Denoiser(
+            self.levels, store, self.fits, self.smooth, self.codes, self.separate, 1, self.rotations, self.shared
+        )
 
     def view(self, observed: Tensor, alone: bool = True, group: int = 0) -> View:
         """The Gaussian fit of a class for one pattern of holes, or for a part of a complete row."""
@@ -206,7 +217,9 @@ class Denoiser:
             code = None
             if len(self.fits) > 1 and not self.separate:
                 code = torch.eye(len(self.fits), dtype=torch.float64)[group]
-            self._views[key] = View(fit.mean, fit.covariance, fit.axes, self.smooth, observed, alone, group, code)
+            self._views[key] = View(
+                fit.mean, fit.covariance, fit.axes, self.smooth, observed, alone, group, code, self.turn
+            )
         return self._views[key]
 
     def complete_view(self, group: int = 0) -> View:
@@ -224,6 +237,19 @@ class Denoiser:
     def job(self, level: Level, group: int) -> str:
         """Name of the job that trains a level (of a class)."""
         return level_name(level.index, group if self.separate else None)
+
+    def trees(self, level: Level, group: int) -> str:
+        """Name of the job whose trees a level (of a class) reads."""
+        return shared_name(group if self.separate else None) if self.shared else self.job(level, group)
+
+    def features(self, level: Level, x_t: Tensor, whole: Tensor, view: View, context: Tensor) -> NDArray[np.float32]:
+        """What trees see of noised rows: see :func:`tree_features`; and the level, if they serve all."""
+        told = tree_features(x_t, whole, view, context)
+        if not self.shared:
+            return told
+        # the logarithm of the noise over the signal, with an end for pure noise
+        place = np.log(level.noise) - np.log(max(level.signal, 1e-3))
+        return np.concatenate([told, np.full((len(told), 1), place, dtype=np.float32)], 1)
 
     def tau(self, level: Level, group: int = 0) -> Tensor:
         """``(P,)`` residual variances of a level along the principal axes."""
@@ -245,7 +271,7 @@ class Denoiser:
 
         At a time between trained levels the linear part is that of the time, and trees are those of the nearest level.
         """
-        job = self.job(level, view.group)
+        job, trees = self.job(level, view.group), self.trees(level, view.group)
         linear, whole = view.linear(x_t, level)
         scale = view.scale(level)
         own: list[tuple[Tensor, Tensor]] = []
@@ -260,18 +286,18 @@ class Denoiser:
                     own.append((places, variance / base[codes.columns].square()))
         features: NDArray[np.float32] | None = None
 
-        def read(part: str) -> Tensor:
+        def read(job: str, part: str) -> Tensor:
             nonlocal features
             if features is None:
-                features = tree_features(x_t, whole, view, context)
+                features = self.features(level, x_t, whole, view, context)
             return torch.from_numpy(margin(self.store.booster(job, part), features, self.threads))
 
         for place, column in enumerate(view.index.tolist()):
-            if self.store.has(job, f"f{column}"):
-                linear[:, place] += scale[place] * read(f"f{column}")
+            if self.store.has(trees, f"f{column}"):
+                linear[:, place] += scale[place] * read(trees, f"f{column}")
         h = torch.ones(len(x_t), 1, dtype=torch.float64)
         if self.store.has(job, "h"):
-            h = read("h").exp().clamp(*H_RANGE)[:, None]
+            h = read(job, "h").exp().clamp(*H_RANGE)[:, None]
         h = h.repeat(1, len(view.index))
         for places, factor in own:  # these know the variance of each row
             h[:, places] = factor
@@ -279,12 +305,30 @@ class Denoiser:
 
 
 def tree_features(x_t: Tensor, whole: Tensor, view: View, context: Tensor) -> NDArray[np.float32]:
-    """``(n, F)`` float32: the noised row with NaN for holes, the linear estimate, the class, context."""
+    """``(n, F)`` float32: the noised row with NaN for holes, the linear estimate along its axes and along random
+    directions, the class, context.
+    """
     row = x_t.new_full((len(x_t), len(view.observed)), torch.nan)
     row[:, view.index] = x_t
-    return torch.cat([row, whole, view.code.expand(len(x_t), -1), context.to(row)], 1).float().numpy()
+    return (
+        torch.cat([row, whole, whole @ view.turn, view.code.expand(len(x_t), -1), context.to(row)], 1).float().numpy()
+    )
 
 
 def level_name(level: int, group: int | None = None) -> str:
     """Name of the job of a level, or of a class at a level."""
     return f"level {level}" if group is None else f"level {level} class {group}"
+
+
+def shared_name(group: int | None = None) -> str:
+    """Name of the job of the trees that serve all levels (of a class)."""
+    return "trees" if group is None else f"trees class {group}"
+
+
+def random_rotations(width: int, count: int) -> Tensor:
+    """``(width, count * width)`` orthonormal bases side by side, the same for every model of that width."""
+    generator = torch.Generator().manual_seed(width)
+    bases = [
+        torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64))[0] for _ in range(count)
+    ]
+    return torch.cat(bases, 1) if bases else torch.zeros(width, 0, dtype=torch.float64)

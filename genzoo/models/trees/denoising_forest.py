@@ -22,9 +22,9 @@ from genzoo.models.scoring import ModelLogProb, split_unseen
 from genzoo.models.trees.base import TreeModel
 from genzoo.models.trees.code_posterior import MOST_VALUES, all_codes, block_axes, known_values
 from genzoo.models.trees.decoder import Decoder
-from genzoo.models.trees.denoiser import Denoiser, GaussianFit, level_name, patterns
+from genzoo.models.trees.denoiser import Denoiser, GaussianFit, level_name, patterns, shared_name
 from genzoo.models.trees.gaussian_fits import fit_groups
-from genzoo.models.trees.level_job import LevelPlan, train_level
+from genzoo.models.trees.level_job import LevelPlan, train_level, train_shared
 from genzoo.models.trees.reverse_path import ReversePath
 from genzoo.tables.batch import TableBatch
 from genzoo.trees.boosting import Growth
@@ -67,6 +67,8 @@ class DenoisingForest(TreeModel):
         num_steps: Levels the likelihood and samples go through, chosen by dynamic programming; 0 takes all.
         posterior_mean: Learn from means over training rows instead of single rows (complete tables without context).
         heteroscedastic: One more booster a level says where the residual is wide.
+        shared: One set of trees for all levels, told the level, in place of a set for each: a small model.
+        rotations: Random rotations of the row that trees see besides its columns and principal axes.
         shrink: Correlations of the Gaussian fit are shrunk by as much as their sampling error asks for.
         scaler: Scale of the numbers before noise is added; ``standardise`` gives z-scores.
         code: Points that stand for categories of three values and more.
@@ -110,6 +112,8 @@ class DenoisingForest(TreeModel):
         num_steps: int = 0,
         posterior_mean: bool = True,
         heteroscedastic: bool = True,
+        shared: bool = False,
+        rotations: int = 0,
         shrink: bool = False,
         scaler: Literal["auto", "standardise", "robust", "asinh", "quantile"] = "auto",
         code: CodeChoice = "auto",
@@ -129,7 +133,11 @@ class DenoisingForest(TreeModel):
         seed: int = 0,
     ) -> None:
         super().__init__(schema, groups=groups, workers=workers, draws=draws, seed=seed)
-        for name, value, least in (("copies", copies, 0), ("repaint_passes", repaint_passes, 1)):
+        for name, value, least in (
+            ("copies", copies, 0),
+            ("repaint_passes", repaint_passes, 1),
+            ("rotations", rotations, 0),
+        ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         self.path, self.box, self.has_likelihood = path, box, likelihood and not box
@@ -138,6 +146,7 @@ class DenoisingForest(TreeModel):
         discrete = all(slot.quantized for slot in self.codec.typed.numbers)
         self.levels = path.levels(num_levels, spacing, width, discrete)
         self.num_steps, self.particles, self.shrink = num_steps, particles, shrink
+        self.shared, self.rotations = shared, rotations
         self.label, self.separate, self.class_mix = label, label is not None and classes == "separate", class_mix
         self.imputation, self.repaint_passes, self.repaint_jump = imputation, repaint_passes, repaint_jump
         if class_mix is not None:
@@ -197,9 +206,13 @@ class DenoisingForest(TreeModel):
 
     @property
     def jobs(self) -> list[str]:
-        """One per level, or per level and class."""
+        """One per level, or per level and class; before them the trees that serve all levels, if there are such."""
         members: list[int | None] = list(range(self.codec.num_groups)) if self.separate else [None]
-        return [level_name(level.index, group) for level in self.levels for group in members]
+        trees = [shared_name(group) for group in members] if self.shared else []
+        return trees + [level_name(level.index, group) for level in self.levels for group in members]
+
+    def job_stage(self, job: str) -> int:
+        return 0 if job.startswith("trees") else 1
 
     def prepare(self, train: Rows, held_out: Rows) -> None:
         generator = torch.Generator().manual_seed(seed_of(self.seed, "filler"))
@@ -222,9 +235,11 @@ class DenoisingForest(TreeModel):
 
     def run_job(self, job: str, train: Rows, held_out: Rows) -> dict[str, bytes]:
         words = job.split()
-        group = int(words[3]) if self.separate else 0
+        group = int(words[-1]) if self.separate else 0
         chosen = [rows.group == group if self.separate else rows.group >= 0 for rows in (train, held_out)]
         train, held_out = (r.select(c.nonzero().flatten()) for r, c in zip((train, held_out), chosen, strict=True))
+        if words[0] == "trees":
+            return train_shared(self._denoiser(1), train, held_out, self.plan, group)
         return train_level(int(words[1]), self._denoiser(1), self._decoder(), train, held_out, self.plan, group)
 
     def refresh_derived(self) -> None:
@@ -251,7 +266,9 @@ class DenoisingForest(TreeModel):
             GaussianFit(mean, covariance, block_axes(covariance, smooth))
             for mean, covariance in zip(self.mean.cpu(), self.covariance.cpu(), strict=True)
         ]
-        return Denoiser(self.levels, self.store, fits, smooth, codes, self.separate, threads)
+        return Denoiser(
+            self.levels, self.store, fits, smooth, codes, self.separate, threads, self.rotations, self.shared
+        )
 
     def _decoder(self) -> Decoder:
         return Decoder(self.codec, [self.category_log_prob[part].cpu() for part in self.layout.slots()])

@@ -11,7 +11,7 @@ from torch import Tensor
 from genzoo.codecs.matrix import Rows
 from genzoo.likelihood.noise import seed_of
 from genzoo.models.trees.decoder import Decoder
-from genzoo.models.trees.denoiser import H_RANGE, Denoiser, residual_variance, tree_features
+from genzoo.models.trees.denoiser import H_RANGE, Denoiser, residual_variance
 from genzoo.trees.boosting import Array, Examples, Growth, grow_on, quantised
 from genzoo.trees.levels import Level
 from genzoo.trees.store import BoosterStore, array_bytes
@@ -25,6 +25,8 @@ AUTO_ROWS = 20_000
 MOST_COPIES = 20
 H_GROWTH = Growth(rounds=80, depth=3, eta=0.1, min_child_weight=10.0, patience=10)
 LEAST_TAU = 1e-9
+SHARED_LEVELS = 5
+"""Trees that serve all levels see as many noised rows as this many levels have."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def noised_copies(rows: Rows, copies: int, level: Level, denoiser: Denoiser, gen
         estimate, whole = view.linear(part, level)
         linear[chosen[:, None], view.index] = estimate
         scale[chosen[:, None], view.index] = view.scale(level).expand_as(estimate)
-        told = tree_features(part, whole, view, rows.cells.context[chosen])
+        told = denoiser.features(level, part, whole, view, rows.cells.context[chosen])
         if not len(features):
             features = np.empty((len(x), told.shape[1]), dtype=np.float32)
         features[chosen.numpy()] = told
@@ -147,32 +149,17 @@ def train_level(
     generator = torch.Generator().manual_seed(seed_of(plan.seed, "noise", stream))
     pure = level.signal == 0 and train.cells.context.shape[1] == 0  # the mean is all there is to know
     if plan.growth.rounds and not pure and len(train):
-        rows, copies = _rows_to_noise(train, plan.copies, generator)
-        noised = noised_copies(rows, copies, level, own, generator)
+        noised, target = _examples_of_level(level, train, own, plan, generator)
         base = _choose_base(noised, level, own)
         parts["base"] = array_bytes(base)
-        noised = _rebased(noised, base, level, own)
-        checks = _held_out_copies(held_out, level, own, generator) if plan.growth.patience else None
-        target = noised.x
-        holes = bool(noised.x.isnan().any())
-        if plan.posterior_mean and not holes and noised.rows.cells.context.shape[1] == 0:
-            target = _posterior_means_by_class(noised, len(rows), level, plan.seed)
-        checks = None if checks is None else _rebased(checks, base, level, own)
-        matrix = quantised(noised.features, plan.growth.bins)
-        check_matrix = None if checks is None else quantised(checks.features, plan.growth.bins, like=matrix)
-        for column in range(width):
-            grown = grow_on(
-                matrix,
-                _examples(noised, target, column),
-                None if checks is None else _examples(checks, checks.x, column),
-                plan.growth,
-                "reg:squarederror",
-                seed_of(plan.seed, "trees", stream, column),
-                held_out_matrix=check_matrix,
-            )
-            counts[column] = grown.rounds
-            if grown.blob:
-                parts[f"f{column}"] = grown.blob
+        if own.shared:
+            store.put(own.trees(level, group), denoiser.store.raw(own.trees(level, group)))
+        else:
+            noised = _rebased(noised, base, level, own)
+            checks = _held_out_copies(held_out, level, own, generator) if plan.growth.patience else None
+            checks = None if checks is None else _rebased(checks, base, level, own)
+            grown, counts = _grow_columns([(noised, target)], [] if checks is None else [checks], plan, stream)
+            parts |= grown
     parts["growth"] = array_bytes(counts)
     if plan.growth.rounds == 0 or not plan.likelihood:
         # of the linear estimate, which needs no measurement
@@ -193,7 +180,7 @@ def train_level(
         tau = tau * ratio.clamp_min(1.0)
     parts["tau"] = array_bytes(tau)
     if plan.heteroscedastic and not pure:
-        grown = grow_on(
+        sizes = grow_on(
             quantised(fresh.features, H_GROWTH.bins),
             _sizes(fresh, residual, level, own, tau),
             None if checks is None or check_residual is None else _sizes(checks, check_residual, level, own, tau),
@@ -201,11 +188,82 @@ def train_level(
             "reg:gamma",
             seed_of(plan.seed, "size", stream),
         )
-        if grown.blob:
-            parts["h"] = grown.blob
+        if sizes.blob:
+            parts["h"] = sizes.blob
     store.put(job, parts)
     parts["weight"] = array_bytes(_cell_weights(checks if checks is not None else fresh, level, own, decoder))
     return parts
+
+
+def train_shared(denoiser: Denoiser, train: Rows, held_out: Rows, plan: LevelPlan, group: int = 0) -> dict[str, bytes]:
+    """One set of trees for all levels: boosters ``f<column>`` and the array ``growth``, from copies at every level."""
+    own = denoiser.with_store(BoosterStore())
+    stream = "shared" if not denoiser.separate else f"shared/{group}"
+    generator = torch.Generator().manual_seed(seed_of(plan.seed, "noise", stream))
+    # as many rows as a few levels have: each level is told what its neighbours learned
+    copies = max(1, -(-_rows_to_noise(train, plan.copies, generator)[1] * SHARED_LEVELS // len(denoiser.levels)))
+    learn, stop = [], []
+    for level in denoiser.levels:
+        if level.signal == 0 and train.cells.context.shape[1] == 0:
+            continue
+        noised, target = _examples_of_level(level, train, own, replace(plan, copies=copies), generator)
+        base = _choose_base(noised, level, own)
+        learn.append((_rebased(noised, base, level, own), target))
+        checks = _held_out_copies(held_out, level, own, generator) if plan.growth.patience else None
+        if checks is not None:
+            stop.append(_rebased(checks, base, level, own))
+    if not learn or not plan.growth.rounds:
+        return {"growth": array_bytes(np.zeros(denoiser.width))}
+    parts, counts = _grow_columns(learn, stop, plan, stream)
+    return parts | {"growth": array_bytes(counts)}
+
+
+def _examples_of_level(
+    level: Level, train: Rows, denoiser: Denoiser, plan: LevelPlan, generator: torch.Generator
+) -> tuple[Noised, Tensor]:
+    """Noised copies of the training rows, and what their trees learn from: the rows, or means over them."""
+    rows, copies = _rows_to_noise(train, plan.copies, generator)
+    noised = noised_copies(rows, copies, level, denoiser, generator)
+    holes = bool(noised.x.isnan().any())
+    if plan.posterior_mean and not holes and noised.rows.cells.context.shape[1] == 0:
+        return noised, _posterior_means_by_class(noised, len(rows), level, plan.seed)
+    return noised, noised.x
+
+
+def _grow_columns(
+    learn: list[tuple[Noised, Tensor]], stop: list[Noised], plan: LevelPlan, stream: int | str
+) -> tuple[dict[str, bytes], Array]:
+    """A booster for each column, from the copies of one level or of all; and the number of trees of each."""
+    width = learn[0][0].x.shape[1]
+    parts, counts = {}, np.zeros(width)
+    matrix = quantised(np.concatenate([noised.features for noised, _ in learn]), plan.growth.bins)
+    check_matrix = None
+    if stop:
+        check_matrix = quantised(np.concatenate([one.features for one in stop]), plan.growth.bins, like=matrix)
+    for column in range(width):
+        grown = grow_on(
+            matrix,
+            _joined([_examples(noised, target, column) for noised, target in learn]),
+            _joined([_examples(one, one.x, column) for one in stop]) if stop else None,
+            plan.growth,
+            "reg:squarederror",
+            seed_of(plan.seed, "trees", stream, column),
+            held_out_matrix=check_matrix,
+        )
+        counts[column] = grown.rounds
+        if grown.blob:
+            parts[f"f{column}"] = grown.blob
+    return parts, counts
+
+
+def _joined(parts: list[Examples]) -> Examples:
+    """Examples of several levels, one after the other (features are in bins already, and left out)."""
+    if len(parts) == 1:
+        return parts[0]
+    weight = None
+    if any(part.weight is not None for part in parts):
+        weight = np.concatenate([np.ones(len(part)) if part.weight is None else part.weight for part in parts])
+    return Examples(parts[0].features[:0], np.concatenate([part.target for part in parts]), None, weight)
 
 
 def _posterior_means_by_class(noised: Noised, num_rows: int, level: Level, seed: int) -> Tensor:
