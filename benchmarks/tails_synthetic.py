@@ -25,7 +25,7 @@ from scipy import stats
 import genzoo
 
 COLUMNS, ROWS, TRAIN, VAL = 5, 5000, 2000, 1000
-VARIANTS = (("gaussian", "ttf"), ("gaussian", "ttf_fix"), ("gtaf", "none"), ("mtaf", "none"), ("gaussian", "none"))
+VARIANTS = (("gaussian", "ttf"), ("gtaf", "none"), ("mtaf", "none"), ("gaussian", "none"))
 OPTIONS = {"num_transforms": 1, "lr": 5e-3, "max_epochs": 40}
 
 
