@@ -87,6 +87,16 @@ class RunFolder(Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
             target = self.folder / "test_log_likelihood.parquet"
             pl_module.test_likelihood.save(target, overwrite=True)  # type: ignore[union-attr,operator]
+            self._write_card(pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero and self.folder.is_dir():
+            self._write_card(pl_module)
+
+    def _write_card(self, model: Any) -> None:
+        from genzoo.reports.card import model_card
+
+        (self.folder / "card.md").write_text(model_card(model, model.test_likelihood), encoding="utf-8")
 
 
 def run_folder(model: str, data: str, root: str | Path = "runs") -> Path:
