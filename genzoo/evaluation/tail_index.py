@@ -306,18 +306,21 @@ def _moment_factor(xi: float, rho: float) -> float:
 
 
 def _kernel_choice(large: _Resamples, small: _Resamples) -> float:
-    def best(part: _Resamples, least: float) -> float:
+    def errors(part: _Resamples) -> tuple[Floats, Floats]:
+        """Bandwidths, and the mean squared difference of a biweight and a triweight estimate at each."""
         most = (part.logs.shape[1] - 1) / part.size
-        low = min(max(least, 10 / part.size), most)
-        grid = np.geomspace(low, most, min(_GRID, max(2, part.logs.shape[1] - 1)))
+        grid = np.geomspace(min(max(0.005, 10 / part.size), most), most, min(_GRID, max(2, part.logs.shape[1] - 1)))
         gaps = _spacings(part.logs)
         difference = _Kernel(grid, part.size, 2).estimate(gaps) - _Kernel(grid, part.size, 3).estimate(gaps)
-        error = np.where(np.isfinite(difference), difference**2, np.inf).mean(0)
-        return float(grid[int(np.argmin(error))])
+        return grid, np.where(np.isfinite(difference), difference**2, np.inf).mean(0)
 
-    least = 0.005
+    def best(found: tuple[Floats, Floats], least: float) -> float:
+        grid, error = found
+        return float(grid[int(np.argmin(np.where(grid >= min(least, grid[-1]), error, np.inf)))])
+
+    of_large, of_small, least = errors(large), errors(small), 0.005
     while True:
-        h1, h2 = best(large, least), best(small, least)
+        h1, h2 = best(of_large, least), best(of_small, least)
         if h1 <= h2 or least > 0.1:
             break
         least += 0.005
