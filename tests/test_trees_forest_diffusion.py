@@ -433,6 +433,30 @@ def test_odd_tables_are_modelled(frame: pd.DataFrame) -> None:
         assert set(drawn["label"].astype(int)) <= {7, 9, 11}
 
 
+@pytest.mark.slow
+def test_a_cluster_grows_the_same_boosters(tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    for shared in (False, True):
+        models = []
+        for name, dask in (("threads", ""), ("dask", "local")):
+            arguments: dict[str, Any] = {"num_levels": 4, "rounds": 8, "groups": 2, "workers": 2, "shared": shared}
+            model = ForestFlow(schema=module().schema_dict, dask=dask, **arguments)
+            make_trainer(tmp_path / f"{name}{shared}", progress=False).fit(model, datamodule=module())
+            models.append({job: model.store.raw(job) for job in model.jobs})
+        assert models[0] == models[1]
+
+
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+
+    def refuse(address: str, timeout: str) -> None:
+        raise OSError("timed out")
+
+    monkeypatch.setattr(distributed, "Client", refuse)
+    with pytest.raises(GenZooError, match=r"no Dask scheduler answers at 'tcp://nowhere:1': timed out; start one"):
+        fit(continuous_table(60), dask="tcp://nowhere:1")
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[2])

@@ -31,6 +31,14 @@ class BoosterStore:
         copy._parts = {job: dict(parts) for job, parts in self._parts.items()}
         return copy
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Bytes travel; boosters are read from them again."""
+        return {"parts": self._parts}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+        self._parts = state["parts"]
+
     def put(self, job: str, parts: Mapping[str, bytes]) -> None:
         """Keeps the result of a job, in place of an earlier one; it has at least one part."""
         if not parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import abstractmethod
 from dataclasses import fields
@@ -16,6 +17,7 @@ from genzoo.likelihood.noise import seed_of
 from genzoo.models.base import DensityModel
 from genzoo.models.scoring import split_unseen
 from genzoo.tables.batch import TableBatch
+from genzoo.trees.cluster import Cluster
 from genzoo.trees.library import xgboost
 from genzoo.trees.pool import run_jobs
 from genzoo.trees.store import BoosterStore
@@ -38,6 +40,8 @@ class TreeModel(DensityModel):
         schema: The table's schema as a plain dictionary.
         groups: Epochs the jobs are spread over (fewer, when the Trainer allows fewer); one checkpoint is written each.
         workers: Threads that grow trees; 0 takes the cores of the machine.
+        dask: Grow trees on a Dask cluster: ``local``, or the address of a scheduler; empty uses threads. The result
+            does not depend on it, given one build of XGBoost and one type of processor.
         draws: Monte-Carlo draws a row in evaluation.
         seed: Seed of noise and trees.
     """
@@ -45,14 +49,22 @@ class TreeModel(DensityModel):
     closed_form: ClassVar[bool] = True  # no optimiser, no averaged copy, one device
 
     def __init__(
-        self, schema: dict[str, Any], *, groups: int = 10, workers: int = 0, draws: int = 16, seed: int = 0
+        self,
+        schema: dict[str, Any],
+        *,
+        groups: int = 10,
+        workers: int = 0,
+        dask: str = "",
+        draws: int = 16,
+        seed: int = 0,
     ) -> None:
         super().__init__(schema, draws=draws, seed=seed)
         if groups < 1:
             raise ValueError(f"groups must be at least 1, got {groups}")
         if workers < 0:
             raise ValueError(f"workers must be 0 (all cores) or more, got {workers}")
-        self.groups, self.workers = groups, workers
+        self.groups, self.workers, self.dask = groups, workers, dask
+        self._cluster: Cluster | None = None
         self.store = BoosterStore()
         self._rows: tuple[Any, Any] | None = None
         xgboost()
@@ -111,6 +123,15 @@ class TreeModel(DensityModel):
 
     def on_fit_end(self) -> None:
         self._rows = None
+        self._release()
+
+    def on_exception(self, exception: BaseException) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self._cluster is not None:
+            self._cluster.close()
+            self._cluster = None
 
     def training_step(self, batch: TableBatch, batch_idx: int) -> None:
         if batch_idx:
@@ -121,16 +142,27 @@ class TreeModel(DensityModel):
                 self._rows = self._training_rows()
                 if len(missing) == len(self.jobs):
                     self.prepare(*self._rows)
-            train, held_out = self._rows
             group = missing[: self._group_size(len(missing))]
             for stage in sorted({self.job_stage(job) for job in group}):
                 ready = [job for job in group if self.job_stage(job) == stage]
-                results = run_jobs(lambda job: self.run_job(job, train, held_out), ready, self.workers or None)
-                for job, parts in zip(ready, results, strict=True):
+                for job, parts in zip(ready, self._run(ready), strict=True):
                     self.store.put(job, parts)
         self.count_step()
         if self.complete:
             self.trainer.should_stop = True
+
+    def _run(self, jobs: list[str]) -> list[dict[str, bytes]]:
+        """Results of independent jobs, by threads or on the cluster."""
+        assert self._rows is not None
+        rows = self._rows
+        if not self.dask:
+            return run_jobs(lambda job: self.run_job(job, *rows), jobs, self.workers or None)
+        if self._cluster is None:
+            self._cluster = Cluster(self.dask, self.workers or None)
+        # a copy that can travel: neither the Trainer nor the rows are in it
+        travelling = copy.copy(self)
+        travelling.__dict__ |= {"_trainer": None, "_fabric": None, "_rows": None, "_cluster": None}
+        return self._cluster.run(_run_elsewhere, travelling, rows, jobs)
 
     def _group_size(self, missing: int) -> int:
         """Jobs of this epoch: an even share, or more if the Trainer ends sooner."""
@@ -173,6 +205,11 @@ class TreeModel(DensityModel):
     def num_parameters(self) -> int:
         """Numbers fitted on training rows: four bytes of the store each."""
         return self.store.num_bytes // 4
+
+
+def _run_elsewhere(model: TreeModel, rows: tuple[Any, Any], job: str) -> dict[str, bytes]:
+    torch.set_num_threads(1)
+    return model.run_job(job, *rows)
 
 
 def on_cpu(rows: Any) -> Any:

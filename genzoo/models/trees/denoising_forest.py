@@ -84,6 +84,7 @@ class DenoisingForest(TreeModel):
             and there is no likelihood.
         groups: Epochs the levels are spread over; a checkpoint is written after each.
         workers: Threads that grow trees; 0 takes the cores of the machine. The result does not depend on it.
+        dask: Grow trees on a Dask cluster: ``local``, or the address of a scheduler; empty uses threads.
         draws: Importance weights a row.
         seed: Seed of noise and trees.
     """
@@ -129,10 +130,11 @@ class DenoisingForest(TreeModel):
         *,
         groups: int = 10,
         workers: int = 0,
+        dask: str = "",
         draws: int = 10,
         seed: int = 0,
     ) -> None:
-        super().__init__(schema, groups=groups, workers=workers, draws=draws, seed=seed)
+        super().__init__(schema, groups=groups, workers=workers, dask=dask, draws=draws, seed=seed)
         for name, value, least in (
             ("copies", copies, 0),
             ("repaint_passes", repaint_passes, 1),

@@ -57,6 +57,7 @@ class ForestAutoregressive(TreeModel):
         particles: Completions a row that an imputation chooses from; more is closer to the exact conditional.
         groups: Epochs the columns are spread over; a checkpoint is written after each.
         workers: Threads that grow trees; 0 takes the cores of the machine. The result does not depend on it.
+        dask: Grow trees on a Dask cluster: ``local``, or the address of a scheduler; empty uses threads.
         draws: Not used: the likelihood is exact.
         seed: Seed of folds and trees.
 
@@ -92,10 +93,11 @@ class ForestAutoregressive(TreeModel):
         *,
         groups: int = 10,
         workers: int = 0,
+        dask: str = "",
         draws: int = 1,
         seed: int = 0,
     ) -> None:
-        super().__init__(schema, groups=groups, workers=workers, draws=draws, seed=seed)
+        super().__init__(schema, groups=groups, workers=workers, dask=dask, draws=draws, seed=seed)
         if num_bins < 2:
             raise ValueError(f"num_bins must be at least 2, got {num_bins}")
         self.growth = Growth(rounds, depth, eta, min_child_weight=min_child_weight, patience=stopping)
