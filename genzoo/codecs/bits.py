@@ -20,7 +20,6 @@ PINNED = -1
 """In place of a bit that is neither noised nor scored: of a hole, or one that its column's codes do not need."""
 UNIFORM_BITS = 12
 MAX_BITS = 40
-MAX_STEPS = 64
 
 
 @dataclass(frozen=True)
@@ -203,20 +202,7 @@ class BitCodec(Codec):
             generator: Draws the position within a bin.
             context: Rows whose other cells are kept.
         """
-        return self.tokens.decode(self._existing(self.symbols(bits)), rows, generator, context)
-
-    def _existing(self, symbols: Tensor) -> Tensor:
-        """The symbols, those that stand for nothing replaced by one nearby that does."""
-        widest = torch.tensor(self.tokens.used_symbols(), device=symbols.device)
-        symbols = torch.minimum(symbols, widest - 1)
-        for offset in range(1, MAX_STEPS):
-            good = self.tokens.meaningful(symbols)
-            if bool(good.all()):
-                break
-            for other in (symbols - offset, symbols + offset):
-                there = self.tokens.meaningful(other.clamp(min=0)) & (other >= 0) & (other < widest)
-                symbols, good = torch.where(~good & there, other, symbols), good | there
-        return symbols
+        return self.tokens.decode(self.tokens.existing(self.symbols(bits)), rows, generator, context)
 
 
 def _places(fields: Sequence[BitField]) -> tuple[Tensor, Tensor]:

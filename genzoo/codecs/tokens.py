@@ -21,6 +21,7 @@ from genzoo.tables.schema import Column, Schema
 MASKED = -1
 """What stands in place of a symbol that is not known: a hole, or a cell that is masked."""
 TINY_WIDTH = 1e-300
+MAX_STEPS = 64
 
 
 @dataclass(frozen=True)
@@ -437,6 +438,19 @@ class TokenCodec(Codec):
         bins = token - self._num_atoms[column]
         good[:, place] = (bins < 0) | self._possible_bin(bins.clamp(min=0), column)
         return good
+
+    def existing(self, tokens: Tensor) -> Tensor:
+        """The symbols, each that stands for nothing replaced by one nearby that does; holes stay."""
+        sizes = torch.tensor(self.used_symbols(), device=tokens.device)
+        tokens = torch.minimum(tokens, sizes - 1)
+        for offset in range(1, MAX_STEPS):
+            good = self.meaningful(tokens)
+            if bool(good.all()):
+                break
+            for other in (tokens - offset, tokens + offset):
+                there = self.meaningful(other.clamp(min=0)) & (other >= 0) & (other < sizes)
+                tokens, good = torch.where(~good & there, other, tokens), good | there
+        return tokens
 
     def _bin(self, u: Tensor, column: Tensor) -> Tensor:
         if self.uniform:

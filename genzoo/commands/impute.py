@@ -21,15 +21,27 @@ def run(arguments: list[str]) -> int:
     parser = Parser(
         "impute",
         "Fill in the missing cells of a table by draws given the observed ones. "
-        "With --draws 5 and -o filled.csv the completed tables are filled-1.csv to filled-5.csv.",
+        "With --draws 5 and -o filled.csv the completed tables are filled-1.csv to filled-5.csv. "
+        "With --repair cells that do not fit the others of their row are replaced instead, and missing ones stay.",
     )
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
     parser.add_argument("file", metavar="FILE", help="table with holes, in the columns of the training table")
     parser.add_argument("--draws", type=whole_number(1), default=1, help="completed tables to draw")
+    parser.add_argument(
+        "--repair", action="store_true", help="replace implausible cells; radd, gidd, multinomial_diffusion"
+    )
+    parser.add_argument("--max-changes", type=whole_number(1), default=2, help="with --repair: most cells of a row")
+    parser.add_argument(
+        "--min-gain", type=float, default=3.0, help="with --repair: nats by which a new value is more probable"
+    )
     add_output(parser, "where the completed table goes: csv, tsv, parquet or feather")
     add_dask(parser)
     add_seed(parser, "seed of the draws")
     given = parser.parse(arguments)
+    if given.repair:
+        from genzoo.commands.repair import run_repair
+
+        return run_repair(given)
     targets = [require_writable(path, given.overwrite) for path in outputs(given.output, given.draws)]
 
     from genzoo.tables.stream import TableWriter

@@ -23,17 +23,26 @@ def run(arguments: list[str]) -> int:
     parser = Parser(
         "score",
         "Log-likelihood of each row in nats. The file has columns row, log_likelihood, se and kind; "
-        "with --by column also log_likelihood:NAME for every column.",
+        "with --by column also log_likelihood:NAME for every column; with --by cell it has row and cell:NAME.",
     )
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
     parser.add_argument("file", metavar="FILE", help="table with the columns of the training table")
-    parser.add_argument("--by", choices=["column"], help="what each cell contributes, where the model has it")
+    parser.add_argument(
+        "--by",
+        choices=["column", "cell"],
+        help="column: what each cell contributes, where the model has it; cell: how plausible it is given all others",
+    )
     parser.add_argument("--draws", type=whole_number(1), help="Monte-Carlo draws a row; by default the model's own")
     add_output(parser, "where the numbers go: csv, tsv, parquet or feather", required=False)
     add_dask(parser)
     add_seed(parser, "seed of the evaluation noise; by default the model's own", default=None)
     given = parser.parse(arguments)
     target = require_writable(given.output, given.overwrite) if "output" in given else None
+
+    if given.by == "cell":
+        from genzoo.commands.repair import score_cells
+
+        return score_cells(given, target)
 
     from genzoo.reports.combining import join_rows
     from genzoo.tables.stream import TableWriter

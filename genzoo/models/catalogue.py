@@ -116,6 +116,7 @@ _ENTRIES = (
             imputes=True,
             sequences=True,
         ),
+        recipe="mnist_ebflow_ssm",
         group="flows",
     ),
     Entry(
@@ -223,6 +224,7 @@ _ENTRIES = (
             imputes=True,
             sequences=True,
         ),
+        recipe="adult_radd",
         group="discrete",
     ),
     Entry(
@@ -259,6 +261,7 @@ _ENTRIES = (
             uses_mask=True,
             sequences=True,
         ),
+        recipe="adult_multinomial_diffusion",
         group="discrete",
     ),
     Entry(
@@ -276,6 +279,7 @@ _ENTRIES = (
             imputes=True,
             uses_mask=True,
         ),
+        recipe="adult_binary_diffusion",
         group="discrete",
     ),
     Entry(
@@ -292,6 +296,7 @@ _ENTRIES = (
             categorical="lower_bound",
             imputes=True,
         ),
+        recipe="adult_argmax_flow",
         group="discrete",
     ),
 )

@@ -21,6 +21,8 @@ from genzoo.models.flows.symbol_cells import SymbolCells
 from genzoo.models.scoring import ModelLogProb
 from genzoo.tables.batch import TableBatch
 
+MAX_ROUNDS = 50
+MAX_POINTS = 8192
 Threshold = Literal["binary", "softplus", "gumbel", "gumbel_threshold"]
 
 
@@ -34,8 +36,8 @@ class ArgmaxFlow(DensityModel):
     .. math:: P(x) = \int p(v) 1[v \text{ decodes to } x] dv \ge \exp \mathbb{E}_q [\log p(v) - \log q(v \mid x)].
 
     Likelihood: a lower bound, importance-weighted over ``draws`` draws a row: more are tighter at proportional cost. A
-    hole is filled by a learned Gaussian, so that the number is a bound of the marginal of the observed cells. Codes of
-    bits that stand for no symbol cost mass in the bound; in samples the nearest symbol replaces them.
+    hole is filled by a learned Gaussian, so that the number is a bound of the marginal of the observed cells. Codes
+    that stand for no symbol cost mass in the bound; rows with one are drawn again.
 
     Imputation: ``particles`` completions a row from the learned law of the holes, one chosen by its weight: exact in
     the limit of many.
@@ -138,12 +140,31 @@ class ArgmaxFlow(DensityModel):
         return self.rows.loss(SymbolCells(self.codec).cells(encoded))
 
     def model_log_prob(self, encoded: TokenRows, noise: RowNoise, draws: int) -> ModelLogProb:
-        return self.rows.log_prob(SymbolCells(self.codec).cells(encoded), noise, draws)
+        parts = []
+        for index in torch.arange(len(encoded), device=encoded.tokens.device).split(max(1, MAX_POINTS // draws)):
+            cells = SymbolCells(self.codec).cells(encoded.select(index))
+            parts.append(self.rows.log_prob(cells, RowNoise(noise.seed, cells.rows), draws))
+        se = None if draws == 1 else torch.cat([part.se for part in parts if part.se is not None])
+        return ModelLogProb(torch.cat([part.values for part in parts]), se)
 
     def model_sample(self, num_samples: int, context: Tensor | None, generator: torch.Generator) -> TableBatch:
         view = SymbolCells(self.codec, generator)
-        features = None if context is None else view.context(context)
-        return self.rows.sample(view, num_samples, features, generator)
+        features = None if context is None or not view.num_context else view.context(context)
+        category = self._symbols(num_samples, features, generator)
+        for _ in range(MAX_ROUNDS):
+            bad = torch.nonzero(~self.codec.meaningful(category).all(1))[:, 0]
+            if not len(bad):
+                break
+            category[bad] = self._symbols(len(bad), None if features is None else features[bad], generator)
+        rows = torch.arange(num_samples, device=category.device)
+        return view.decode(category.double(), category, rows)
+
+    def _symbols(self, num: int, features: Tensor | None, generator: torch.Generator) -> Tensor:
+        """``(num, num_slots)`` drawn symbols; a code of bits beyond the vocabulary is out of it here too."""
+        surjection = self.rows.surjection
+        y = self.rows.density.sample(num, features, generator).to(self.codec.edges.device)
+        category = surjection.decode(y)[1].clamp(min=0)
+        return torch.where(surjection.invalid(y), surjection.hole_index, category)
 
     def model_impute(
         self, batch: TableBatch, encoded: TokenRows, draws: int, generator: torch.Generator

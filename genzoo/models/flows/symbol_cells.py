@@ -51,6 +51,6 @@ class SymbolCells:
         return torch.cat(parts, 1).float() if parts else torch.zeros(len(tokens), 0, device=tokens.device)
 
     def decode(self, number: Tensor, category: Tensor, rows: Tensor, context: TableBatch | None = None) -> TableBatch:
-        """Raw rows of symbols."""
+        """Raw rows of symbols; one that stands for nothing becomes the nearest that does."""
         assert self.generator is not None
-        return self.codec.decode(category, rows, self.generator, context)
+        return self.codec.decode(self.codec.existing(category), rows, self.generator, context)
