@@ -80,7 +80,7 @@ def test_models_lists_the_catalogue_and_details_name_paper_and_run() -> None:
     ("arguments", "sentence"),
     [
         (["nothing"], "unknown command 'nothing'"),
-        (["compar"], "did you mean 'compare'?"),
+        (["compar"], "did you mean 'compare'"),
         (["models", "gausian"], "did you mean 'gaussian'?"),
         (["fit", "--modle", "x"], "has no option '--modle'; did you mean '--model'?"),
         (["fit", "--max_epochs", "3"], "did you mean '--trainer.max_epochs'?"),

@@ -79,9 +79,8 @@ def _training(record: dict[str, Any]) -> str:
 def _data_facts(model: DensityModel) -> list[tuple[str, str]]:
     schema = model.schema
     data = (model.training_record.get("data") or {}).get("init_args", {})
-    given = {
-        key: data[key] for key in ("split", "time", "group", "split_column", "val", "test", "seed") if data.get(key)
-    }
+    options = ("split", "time", "group", "split_column", "val", "test", "seed")
+    given = {key: data[key] for key in options if data.get(key)}
     split = ", ".join(f"{key} {value}" for key, value in given.items())
     lines = [
         ("Table", schema.source or "in memory"),
@@ -97,12 +96,8 @@ def _data_facts(model: DensityModel) -> list[tuple[str, str]]:
 def _measured(model: DensityModel, test: LogLikelihood | None) -> str:
     lines = []
     if test is not None:
-        lines.append(
-            (
-                "Test log-likelihood, nats a row",
-                f"{test.label()}, {formats.count(len(test))} held-out rows; {test.method}",
-            )
-        )
+        value = f"{test.label()}, {formats.count(len(test))} held-out rows; {test.method}"
+        lines.append(("Test log-likelihood, nats a row", value))
         summary = test.summary()
         lines.append(("Median, worst row", f"{formats.number(summary['median'])}, {formats.number(summary['min'])}"))
         for key, words in (("unseen", "unseen categories"), ("off_grid", "values off their grid")):
