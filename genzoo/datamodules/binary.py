@@ -103,8 +103,8 @@ class _BitBlock(TableDataModule):
         lacking = [split for split in SPLITS if split not in parts]
         if lacking:
             raise DataError(
-                f"'{self.path}' holds {', '.join(parts)} and no {lacking[0]} rows; give all three, or one array without "
-                "a split"
+                f"'{self.path}' holds {', '.join(parts)} and no {lacking[0]} rows; give all three, or one array "
+                "without a split"
             )
         return parts
 
@@ -117,8 +117,8 @@ class BinaryVectors(_BitBlock):
     file with a column ``split``; a file without splits is split at random.
 
     Args:
-        path: ``.npz``, ``.npy`` or ``.parquet``. In Parquet every column but ``split`` is one bit, or there is one column
-            of lists, called ``column``.
+        path: ``.npz``, ``.npy`` or ``.parquet``. In Parquet every column but ``split`` is one bit, or there is one
+            column of lists, called ``column``.
         column: Name of the block in the schema.
         val: Share for validation, of a file without splits.
         test: Share for the test, of a file without splits.

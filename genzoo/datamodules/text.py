@@ -41,8 +41,8 @@ class Text(TableDataModule):
     rows uses a block bootstrap. What is left over at the end of a split, less than a chunk, is not used.
 
     Args:
-        path: A text file, a folder of them, or an ``npz`` of bytes. A folder without split files is read as one text, its
-            files in the order of their names.
+        path: A text file, a folder of them, or an ``npz`` of bytes. A folder without split files is read as one text,
+            its files in the order of their names.
         alphabet: ``letters``: a to z and blank, 27 symbols; ``bytes``: 256.
         clean: With ``letters``: turn capitals into small letters and every run of other characters into one blank,
             instead of refusing them.
