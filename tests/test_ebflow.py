@@ -126,6 +126,7 @@ def test_score_is_unaffected_by_the_determinants_of_linear_layers(kind: str) -> 
     energy = torch.func.grad(lambda p: -flow.stack.energy(p).sum())(x)
     torch.testing.assert_close(full, energy, rtol=0, atol=1e-10)
     torch.testing.assert_close(flow.stack.score(x), energy, rtol=0, atol=1e-10)
+    torch.testing.assert_close(flow.stack.energy_and_score(x)[0], flow.stack.energy(x))
     flow.eval()
     constant = flow.log_prob(x) + flow.stack.energy(x)
     torch.testing.assert_close(constant, flow.log_constant().expand(7))

@@ -56,14 +56,20 @@ class Stack:
 
     def score(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """``grad log p(x)``, ``(batch, D)``: one pass to the latent and one back, differentiable in the weights."""
+        return self.energy_and_score(x, context)[1]
+
+    def energy_and_score(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """:meth:`energy` and :meth:`score` in the passes of the latter."""
         points = []
+        energy = x.new_full((len(x),), 0.5 * x.shape[1] * log(2 * pi))
         for layer in self.layers:
             points.append(x)
-            x, _ = layer.push(x, context)
+            x, log_det = layer.push(x, context)
+            energy = energy if log_det is None else energy - log_det
         grad = -x
         for layer, point in zip(reversed(self.layers), reversed(points), strict=True):
             grad = layer.pull(point, grad, context)
-        return grad
+        return energy + 0.5 * x.square().sum(1), grad
 
     def score_and_curvature(self, x: Tensor, probes: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         r"""Score and ``v^T (d score / dx) v``.

@@ -196,7 +196,8 @@ class PictureRows(nn.Module):
         return [batch.with_values(numeric=numeric) for numeric in filled]
 
     def _target(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        return -self.flow.stack.energy(y), self.flow.stack.score(y)
+        energy, score = self.flow.stack.energy_and_score(y)
+        return -energy, score
 
 
 def _require_whole(pixels: Pixels) -> None:
