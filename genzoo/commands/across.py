@@ -17,11 +17,13 @@ def compare_tables(models: Mapping[str, str], given: Namespace, arguments: list[
 
     Raises:
         UsageError: options that name columns of one table, or one model.
-        GenZooError: fewer than two tables could be used.
+        GenZooError: fewer than two tables could be used, or a file is not there.
     """
     from genzoo.models.training import run_folder
     from genzoo.reports.across import Across
     from genzoo.reports.comparison import Comparison
+    from genzoo.tables.examples import is_example
+    from genzoo.tables.frames import existing_file
 
     if given.schema is not None:
         raise UsageError("--schema describes one table; compare several tables without it")
@@ -29,12 +31,16 @@ def compare_tables(models: Mapping[str, str], given: Namespace, arguments: list[
         raise UsageError("ranks across tables need at least two models")
     if target is not None and target.suffix.lower() == ".tex":
         raise UsageError("ranks across tables are written as .html, .md, .csv or .json")
+    for file in given.files:  # before hours of training
+        if not is_example(file) and not file.startswith("toy:"):
+            existing_file(Path(file).expanduser())
     if given.run_dir is None:
         root = run_folder("compare", f"{len(given.files)}-tables")
     else:
         root = Path(given.run_dir) if given.resume and Path(given.run_dir).is_dir() else new_folder(given.run_dir)
     comparisons: dict[str, Comparison] = {}
     links: dict[str, str] = {}
+    reasons: list[str] = []
     for number, file in enumerate(given.files, start=1):
         name = table_name(file, list(comparisons))
         print(f"[{number}/{len(given.files)}] {file}", flush=True)
@@ -42,6 +48,7 @@ def compare_tables(models: Mapping[str, str], given: Namespace, arguments: list[
             comparison, folder = compare_table(models, given, arguments, file, root / name)
         except GenZooError as error:
             print(f"  left out: {error}", flush=True)
+            reasons.append(f"{file}: {error}")
             continue
         report = folder / "report.html"
         comparison.write(report, overwrite=given.overwrite or given.resume)
@@ -49,7 +56,9 @@ def compare_tables(models: Mapping[str, str], given: Namespace, arguments: list[
         print(comparison)
         print(flush=True)
     if len(comparisons) < 2:
-        raise GenZooError(f"only {len(comparisons)} of {len(given.files)} tables could be used; ranks need two")
+        raise GenZooError(
+            f"only {len(comparisons)} of {len(given.files)} tables could be used, and ranks need two ({'; '.join(reasons)})"
+        )
     across = Across(comparisons, links)
     print(across)
     written = across.write(target or root / "across.html", overwrite=given.overwrite or given.resume)

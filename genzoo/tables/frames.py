@@ -106,7 +106,12 @@ def _refuse_duplicates(names: list[str], where: str = "the table") -> None:
         raise DataError(f"{where} has more than one column named {', '.join(map(repr, twice))}; rename them")
 
 
-def _existing(path: Path) -> Path:
+def existing_file(path: Path) -> Path:
+    """The path, if it is a file with content.
+
+    Raises:
+        DataError: it is absent, a folder, or empty.
+    """
     if not path.exists():
         raise DataError(f"no file '{path}'; check the name (a table is .csv, .tsv, .parquet, .feather or .arrow)")
     if path.is_dir():
@@ -137,7 +142,7 @@ def file_kind(path: Path) -> str:
 
 def _read_file(path: Path, tokens: tuple[str, ...], keep_text: set[str]) -> pa.Table:
     kind = file_kind(path)
-    _existing(path)
+    existing_file(path)
     try:
         if kind == "text":
             return _read_text(path, tokens, keep_text)
@@ -370,7 +375,7 @@ def parquet_file(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(_existing(path))
+        file = pq.ParquetFile(existing_file(path))
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(
             f"'{path}' cannot be read as a Parquet file; is it whole, and is its ending right? "
