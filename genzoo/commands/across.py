@@ -57,7 +57,8 @@ def compare_tables(models: Mapping[str, str], given: Namespace, arguments: list[
         print(flush=True)
     if len(comparisons) < 2:
         raise GenZooError(
-            f"only {len(comparisons)} of {len(given.files)} tables could be used, and ranks need two ({'; '.join(reasons)})"
+            f"only {len(comparisons)} of {len(given.files)} tables could be used, and ranks need two: "
+            + "; ".join(reasons)
         )
     across = Across(comparisons, links)
     print(across)
