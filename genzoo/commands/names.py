@@ -14,6 +14,7 @@ DATAMODULES = {
     "Table": "genzoo.datamodules.table.Table",
     "Toy": "genzoo.datamodules.toy.Toy",
     "Causal": "genzoo.datamodules.causal.Causal",
+    "Fairness": "genzoo.datamodules.fairness.Fairness",
     "UCIBenchmark": "genzoo.datamodules.uci.UCIBenchmark",
     "Text": "genzoo.datamodules.text.Text",
     "BinaryVectors": "genzoo.datamodules.binary.BinaryVectors",

@@ -10,6 +10,7 @@ _LAZY = {
     "BatchLoader": "genzoo.datamodules.loader",
     "BinaryImages": "genzoo.datamodules.binary",
     "BinaryVectors": "genzoo.datamodules.binary",
+    "Fairness": "genzoo.datamodules.fairness",
     "RowGroupLoader": "genzoo.datamodules.streamed",
     "StreamedTable": "genzoo.datamodules.streamed",
     "Causal": "genzoo.datamodules.causal",

@@ -351,9 +351,10 @@ class FairFlow(StagedModel):
         if self.fair.classifier is None:
             return 1.0
         epochs = next(s.epochs for s in self.plan if s.name == "encoder")
-        return self.gamma * min(1.0, (self.progress.epoch + 1) / max(1.0, self.warm_up * epochs))
+        share = (self.progress.epoch + 1) / max(1.0, self.warm_up * epochs)
+        return self.gamma * min(1.0, max(0.0, 2 * share - 1))
 
-    def _objective(self, batch: TableBatch, gamma: float, size: int) -> Tensor:
+    def _objective(self, batch: TableBatch, gamma: float, size: int, leader: int | None = None) -> Tensor:
         fair = self.points
         fair.fill_pool(self.pool)
         # KL for the constrained labels; classification on rows of the table
@@ -361,7 +362,7 @@ class FairFlow(StagedModel):
         if fair.classifier is None or gamma == 1:
             return loss
         y, group, label = self._points_of(self._with_group(batch))
-        return loss + (1 - gamma) * fair.classification(y, group, label)
+        return loss + (1 - gamma) * fair.classification(y, group, label, leader)
 
     @torch.no_grad()
     def _points_of(self, batch: TableBatch, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -386,7 +387,9 @@ class FairFlow(StagedModel):
         return batch.select((self.codec.groups_of(batch, known=False) >= 0).nonzero().flatten())
 
     def _point_loss(self, batch: TableBatch) -> Tensor:
-        return self._objective(batch, self._weight_of_fairness(), max(64, len(batch) // self.codec.num_groups))
+        weight = self._weight_of_fairness()
+        leader = int(self.codec.counts.argmax()) if weight < self.gamma else None
+        return self._objective(batch, weight, max(64, len(batch) // self.codec.num_groups), leader)
 
     def _point_objective(self, batch: TableBatch) -> Tensor:
         gamma = 1.0 if self.points.classifier is None else self.gamma
@@ -447,8 +450,8 @@ class FairFlow(StagedModel):
         stacked = torch.stack(scores, 1)
         total = torch.logsumexp(stacked, 1)
         share = (stacked - total[:, None]).exp().nan_to_num(0.0)
-        se = (share * torch.stack(errors, 1)).sum(1)
-        return ModelLogProb(total, se if bool(se.any()) or self.likelihood_kind != "exact" else None)
+        error = (share * torch.stack(errors, 1)).sum(1)
+        return ModelLogProb(total, error if bool(error.any()) or self.likelihood_kind != "exact" else None)
 
     def _given_group(self, encoded: GroupedRows, noise: RowNoise, draws: int) -> tuple[Tensor, Tensor | None]:
         if isinstance(self.fair, FairStates):
@@ -498,21 +501,26 @@ class FairFlow(StagedModel):
         """Importance-weighted log p(columns, label | group) of the chosen rows, and its standard error."""
         fair = self.points
         cells = part.cells(encoded.batch.select(chosen))
+        label = encoded.label[chosen]
+        reads_label = fair.classifier is not None and self.num_cell_labels == 1 and bool((label >= 0).any())
+        if part.rows is None and not reads_label:  # the model's own likelihood, which sums over holes
+            value = part.density.model.model_log_prob(cells, RowNoise(noise.seed, cells.rows), draws).values.double()
+            value = torch.where(cells.outside, -torch.inf, value + cells.log_volume.sum(1))
+            return value, torch.zeros_like(value)
         exact = part.rows is None or (part.rows.always_exact and bool(cells.present.all()))
         draws = 1 if exact else draws
         rows = RowNoise(noise.seed, encoded.rows[chosen])
         normal = rows.normal(draws, part.noise_width, stream="surjection", device=cells.number.device).flatten(0, 1)
         y, log_q = part.point(cells.repeat(draws), normal)
         weight = part.log_prob(y).double() - log_q
-        label = encoded.label[chosen]
-        if fair.classifier is not None and self.num_cell_labels == 1:
+        if reads_label:
             z = fair.encode(y, encoded.group[chosen].repeat_interleave(draws))
             each = fair.log_label(z).gather(1, label.clamp(min=0).repeat_interleave(draws)[:, None])[:, 0]
             weight = weight + torch.where((label >= 0).repeat_interleave(draws), each, 0.0)
         value, se = importance_weighted(weight.reshape(len(chosen), draws))
         value = value + cells.log_volume.sum(1)
         value = torch.where(cells.outside, -torch.inf, value)
-        return value, torch.zeros_like(value) if exact else se
+        return value, torch.zeros_like(value) if exact or se is None else se
 
     def _by_label(self, group: Tensor, label: Tensor, score: Any) -> Tensor:
         """log P(label | group) p(columns | group, label); summed over the labels where the label is not known."""

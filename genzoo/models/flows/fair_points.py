@@ -167,12 +167,24 @@ class FairPoints(nn.Module):
                     terms.append((own - self.density(cell_other).log_prob(back).to(own) - log_det_other).mean())
         return torch.stack(terms).mean()
 
-    def classification(self, y: Tensor, group: Tensor, label: Tensor) -> Tensor:
-        """Cross-entropy of the labels given the codes, averaged within each group, then over groups, nats."""
+    def classification(self, y: Tensor, group: Tensor, label: Tensor, leader: int | None = None) -> Tensor:
+        """Cross-entropy of the labels given the codes, averaged within each group, then over groups, nats.
+
+        With a ``leader`` the classifier learns from that group alone, and the encoders of the others learn to be
+        understood by it. A classifier that learns from all groups while their codes still lie apart knows the group,
+        and reads equal codes in opposite ways; encoders that then move together lose the label.
+        """
         known = label >= 0
         y, group, label = y[known].to(next(self.encoders.parameters()).dtype), group[known], label[known]
         if not len(y):
             return sum((p.sum() * 0.0 for p in self.parameters()), y.new_zeros(()))
-        each = nn.functional.nll_loss(self.log_label(self.encode(y, group)), label, reduction="none")
+        z = self.encode(y, group)
+        log_label = self.log_label(z)
+        if leader is not None and self.encoders.training:
+            assert self.classifier is not None
+            still = {name: p.detach() for name, p in self.classifier.named_parameters()}
+            followed = torch.func.functional_call(self.classifier, still, (z,)).double().log_softmax(1)
+            log_label = torch.where((group == leader)[:, None], log_label, followed)
+        each = nn.functional.nll_loss(log_label, label, reduction="none")
         means = [each[group == g].mean() for g in group.unique().tolist()]
         return torch.stack(means).mean()

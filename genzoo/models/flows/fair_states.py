@@ -202,7 +202,8 @@ class FairStates(nn.Module):
             inverse = torch.empty_like(maps)
             inverse.scatter_(1, maps, torch.arange(maps.shape[1], device=maps.device).expand_as(maps))
             back.append(inverse[group, code])
-        return torch.where(uniform < self.gamma, *back)
+        alike, useful = back
+        return torch.where(uniform < self.gamma, alike, useful)
 
     def code_table(self, label: int | None = None, shares: Tensor | None = None) -> Tensor:
         """``(num_groups, states)`` exact probabilities of the codes in each group.
