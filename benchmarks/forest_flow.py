@@ -276,7 +276,7 @@ def _one(name: str, case: Case, folder: Path, given: argparse.Namespace) -> None
             runs["equal"] = run_own(folder, name, equal, split, given.sets, seed)
         for side, run in runs.items():
             sides.setdefault(side, []).append(run)
-            for rows in run["sets"]:
+            for rows in run["sets"][: given.sets]:
                 for key, value in quality(rows, split).items():
                     scores.setdefault(side, {}).setdefault(key, []).append(value)
     package = sides.get("package")
