@@ -41,9 +41,9 @@ def makers(monkeypatch: pytest.MonkeyPatch) -> None:
         "shape": Maker("Shape of things", "What it is.", f"{__name__}:shape"),
         "broken": Maker("Broken", "Never.", f"{__name__}:broken", by_default=False),
     }
-    monkeypatch.setattr(sections, "MAKERS", known)
     monkeypatch.setattr("genzoo.reports.section_html.MAKERS", known)
     monkeypatch.setattr("genzoo.reports.html.MAKERS", known)
+    monkeypatch.setattr(sections, "MAKERS", known)
 
 
 def test_a_section_travels_through_json_unchanged() -> None:
