@@ -168,7 +168,16 @@ def test_the_written_out_score_and_curvature_are_those_of_automatic_differentiat
     torch.testing.assert_close(curvature, expected[1])
     # and so are their gradients in the weights
     weights = list(flow.parameters())
-    ours = torch.autograd.grad(score_matching.sliced(score, curvature), weights, allow_unused=True)
+    loss = score_matching.sliced(score, curvature)
+    ours = torch.autograd.grad(loss, weights, allow_unused=True)
+    paired = score_matching.sliced(*flow.stack.paired().score_and_curvature(x, probes))
+    torch.testing.assert_close(paired, loss)
+    for _ in range(2):  # a second backward pass finds what it needs
+        again = torch.autograd.grad(paired, weights, allow_unused=True, retain_graph=True)
+        for one, other in zip(ours, again):
+            torch.testing.assert_close(
+                torch.zeros(()) if one is None else one, torch.zeros(()) if other is None else other
+            )
     theirs = torch.autograd.grad(score_matching.sliced(*expected), weights, allow_unused=True)
     for one, other in zip(ours, theirs):
         zero = torch.zeros(())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genzoo.bijections.energy_layer import LinearLayer
+from genzoo.bijections.energy_layer import EnergyLayer, LinearLayer
+from genzoo.bijections.paired_dense import PairedDense
 
 Start = Literal["negative", "identity", "orthogonal"]
 
@@ -40,11 +41,11 @@ class Dense(LinearLayer):
             nn.init.zeros_(self.shift.weight)
 
     def push(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, None]:
-        return F.linear(x, self.weight.to(x.dtype)) + self._moved(x, context), None
+        return F.linear(x, self.weight.to(x.dtype)) + self.moved(x, context), None
 
     def push_along(self, x: Tensor, v: Tensor, context: Tensor | None = None) -> tuple[Tensor, None, Tensor]:
         both = F.linear(torch.cat([x, v.flatten(0, 1)]), self.weight.to(x.dtype))  # one product reads the matrix once
-        return both[: len(x)] + self._moved(x, context), None, both[len(x) :].reshape(v.shape)
+        return both[: len(x)] + self.moved(x, context), None, both[len(x) :].reshape(v.shape)
 
     def pull(self, x: Tensor, grad: Tensor, context: Tensor | None = None) -> Tensor:
         return grad @ self.weight.to(grad.dtype)
@@ -53,12 +54,16 @@ class Dense(LinearLayer):
         return F.linear(v, self.weight.to(v.dtype))
 
     def undo(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        return torch.linalg.solve(self.weight.to(z.dtype), (z - self._moved(z, context)).t()).t()
+        return torch.linalg.solve(self.weight.to(z.dtype), (z - self.moved(z, context)).t()).t()
 
     def matrix(self) -> Tensor:
         return self.weight
 
-    def _moved(self, like: Tensor, context: Tensor | None) -> Tensor:
+    def paired(self) -> EnergyLayer:
+        return cast(EnergyLayer, PairedDense(self))
+
+    def moved(self, like: Tensor, context: Tensor | None) -> Tensor:
+        """What is added to the product: bias, and shift by the context."""
         if self.shift is None or context is None:
             return self.bias.to(like.dtype)
         return self.bias.to(like.dtype) + F.linear(context.to(like.dtype), self.shift.weight.to(like.dtype))

@@ -81,6 +81,10 @@ class EnergyLayer(Bijection):
         bend: Tensor = result[1]
         return bend.reshape(v.shape[:2])
 
+    def paired(self) -> EnergyLayer:
+        """The layer for one loss that pushes and pulls once each, where its backward pass is cheaper for that."""
+        return self
+
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         u, log_det = self.push(x, context)
         constant = self.log_constant().to(u).expand(len(u))

@@ -48,6 +48,10 @@ class Stack:
         centre, ahead, behind = energy.chunk(3)
         return centre, ahead, behind
 
+    def paired(self) -> Stack:
+        """The same layers for one score and one backward pass, which is cheaper."""
+        return Stack([layer.paired() for layer in self.layers])
+
     def undo(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Latent points to data; solves with the matrices, computes no determinant."""
         for layer in reversed(self.layers):
@@ -193,6 +197,9 @@ class Matching:
             centre, ahead, behind = whole.energies_along(x, score_matching.sphere_steps(x, self.epsilon), context)
             loss = score_matching.finite_difference(centre, ahead, behind, self.epsilon).to(x.dtype)
             return loss if not self.energy_weight else loss + self.energy_weight * centre.mean() / width
+        energies = whole
+        if not torch.is_autocast_enabled(x.device.type):
+            whole = whole.paired()
         if self.objective == "dsm":
             noise = torch.randn_like(x)
             loss = score_matching.denoising(whole.score(x + self.noise * noise, context), noise, self.noise)
@@ -203,5 +210,5 @@ class Matching:
                 probes = score_matching.sign_probes(x, self.slices or 1)
             loss = score_matching.sliced(*whole.score_and_curvature(x, probes, context))
         if self.energy_weight:
-            loss = loss + self.energy_weight * whole.energy(x, context).mean() / width
+            loss = loss + self.energy_weight * energies.energy(x, context).mean() / width
         return loss

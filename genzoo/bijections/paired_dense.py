@@ -1,0 +1,91 @@
+"""A dense layer inside one score: both gradients of its matrix, of the way there and of the way back, as one product."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+if TYPE_CHECKING:
+    from genzoo.bijections.dense_linear import Dense
+
+
+class PairedDense:
+    """A view of a :class:`~genzoo.bijections.dense_linear.Dense` layer, for one loss and one backward pass.
+
+    A score uses each matrix twice, and automatic differentiation would write a ``D x D`` gradient for each use and add
+    them: at a batch of a hundred rows that traffic costs as much as the products. Here the backward pass of ``pull``
+    leaves its two factors for that of ``push``, which multiplies all rows at once. ``push`` always comes later: the
+    gradient that ``pull`` reads was made from the latent, which ``push`` leads to.
+
+    Differentiable once.
+
+    Args:
+        layer: The layer.
+    """
+
+    linear: ClassVar[bool] = True
+
+    def __init__(self, layer: Dense) -> None:
+        self.layer = layer
+        self.left: list[tuple[Tensor, Tensor]] = []
+
+    def push(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, None]:
+        """See :meth:`genzoo.bijections.energy_layer.EnergyLayer.push`."""
+        return _push(x, self.layer.weight.to(x.dtype), self.left) + self.layer.moved(x, context), None
+
+    def push_along(self, x: Tensor, v: Tensor, context: Tensor | None = None) -> tuple[Tensor, None, Tensor]:
+        """See :meth:`genzoo.bijections.energy_layer.EnergyLayer.push_along`."""
+        both = _push(torch.cat([x, v.flatten(0, 1)]), self.layer.weight.to(x.dtype), self.left)
+        return both[: len(x)] + self.layer.moved(x, context), None, both[len(x) :].reshape(v.shape)
+
+    def pull(self, x: Tensor, grad: Tensor, context: Tensor | None = None) -> Tensor:
+        """See :meth:`genzoo.bijections.energy_layer.EnergyLayer.pull`."""
+        pulled: Tensor = _Pull.apply(grad, self.layer.weight.to(grad.dtype), self.left)  # type: ignore[no-untyped-call]
+        return pulled
+
+
+def _push(x: Tensor, weight: Tensor, left: list[tuple[Tensor, Tensor]]) -> Tensor:
+    pushed: Tensor = _Push.apply(x, weight, left)  # type: ignore[no-untyped-call]
+    return pushed
+
+
+class _Push(torch.autograd.Function):
+    """``x W^T``; its backward pass also takes what :class:`_Pull` left."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, left: list[tuple[Tensor, Tensor]]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.left = left
+        return x @ weight.t()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        rows, columns = [grad], [x]
+        while ctx.left:
+            row, column = ctx.left.pop()
+            rows.append(row)
+            columns.append(column)
+        for_weight = torch.cat(rows).t() @ torch.cat(columns) if ctx.needs_input_grad[1] else None
+        return grad @ weight if ctx.needs_input_grad[0] else None, for_weight, None
+
+
+class _Pull(torch.autograd.Function):
+    """``g W``; its backward pass leaves the factors of the gradient of ``W``."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, weight: Tensor, left: list[tuple[Tensor, Tensor]]) -> Tensor:
+        ctx.save_for_backward(grad, weight)
+        ctx.left = left
+        return grad @ weight
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, None, None]:
+        grad, weight = ctx.saved_tensors
+        ctx.left.append((grad, outer))
+        return outer @ weight.t() if ctx.needs_input_grad[0] else None, None, None
