@@ -21,11 +21,31 @@ from genzoo.commands.parsing import (
     words,
 )
 from genzoo.errors import GenZooError
+from genzoo.models.catalogue import CATALOGUE
 
 if TYPE_CHECKING:
     from genzoo.reports.comparison import Comparison
 
 DEFAULT_MODELS = ["independent", "gaussian", "mixture", "spline_flow"]
+
+
+def require_one_estimand(models: Mapping[str, str]) -> None:
+    """Refuses, before anything is trained, models whose likelihoods answer different questions.
+
+    Args:
+        models: Names and class paths.
+
+    Raises:
+        UsageError: names one model of each kind.
+    """
+    estimands = {entry.class_path: entry.capabilities.estimand for entry in CATALOGUE.values()}
+    found = {estimands.get(path, "observational"): name for name, path in models.items()}
+    if len(found) > 1:
+        raise UsageError(
+            f"'{found['interventional']}' gives p(Y[a]), the outcome had everyone been treated so, and "
+            f"'{found['observational']}' a density of the rows as they come: the two are never compared; "
+            "compare models of one kind, and look at effects with genzoo effect RUN"
+        )
 
 
 def run(arguments: list[str]) -> int:
@@ -36,6 +56,7 @@ def run(arguments: list[str]) -> int:
     twice = [name for name in names if list(models.values()).count(models[name]) > 1]
     if twice:
         raise UsageError(f"--models names one model twice: {' and '.join(twice)}")
+    require_one_estimand(models)
     if given.resume and given.run_dir is None:
         raise UsageError("--resume goes on with a comparison; name its work folder with --run_dir")
     target = require_report(given.output, given.overwrite) if "output" in given else None

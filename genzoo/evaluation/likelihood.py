@@ -56,10 +56,13 @@ def evaluate_model(
         raise DataError("there are no held-out rows to score; give a test split or more rows")
     likelihood = model.log_prob(data, seed=seed)
     at_resolution = None
-    if any(c.kind in ("continuous", "mixed") for c in model.schema.scored):
+    # where a model scores a part of the columns, a box around whole rows says nothing of it
+    whole = model.view.scored == model.schema.scored
+    if whole and any(c.kind in ("continuous", "mixed") for c in model.schema.scored):
         at_resolution = discretised(model, data, draws=discretised_draws, seed=seed)
     frame, speed = None, None
-    if samples and model.capabilities.samples:
+    # draws of potential outcomes are not to look like the rows as they come
+    if samples and model.capabilities.samples and model.capabilities.estimand == "observational":
         started = time.monotonic()
         given = _context_rows(model, data)
         frame = model.sample(samples, given=given, seed=seed)

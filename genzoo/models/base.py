@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch import Tensor
 
 from genzoo.codecs.base import Codec
@@ -22,6 +20,7 @@ from genzoo.models.averaging import WeightAverage
 from genzoo.models.capabilities import Capabilities
 from genzoo.models.checkpoint import FORMAT, KEY, read_checkpoint, versions
 from genzoo.models.fit_check import require_capable, require_roles
+from genzoo.models.lightning_parts import Callback, EarlyStopping, LightningModule, __version__
 from genzoo.models.optimisation import Schedule, make_optimizer, make_schedule
 from genzoo.models.record import RecordsArguments, require_plain
 from genzoo.models.scoring import (
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from genzoo.tables.encode import TableData
 
 
-class DensityModel(RecordsArguments, pl.LightningModule, ABC):
+class DensityModel(RecordsArguments, LightningModule, ABC):
     r"""Base of every model. A method writes :meth:`loss`, :meth:`model_log_prob`, :meth:`model_sample` and, if it can,
     :meth:`model_impute`, all in the space of its codec; this class does the rest.
 
@@ -66,7 +65,6 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
     closed_form: ClassVar[bool] = False
     evaluation_gradients: ClassVar[bool] = False
     default_lr: ClassVar[float] = 1e-3
-    estimand: ClassVar[str] = "observational"
     codec: Codec
 
     def __init__(
@@ -503,7 +501,7 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
             continuous=continuous,
             columns=tuple(c.name for c in self.view.scored),
             context=tuple(c.name for c in self.view.context),
-            estimand=self.estimand,
+            estimand=self.capabilities.estimand,
             measure=self.schema.measure,
             data=data.fingerprint,
             uses_mask=self.reads_pattern and holes,
@@ -620,14 +618,17 @@ class DensityModel(RecordsArguments, pl.LightningModule, ABC):
         """Writes a checkpoint that :func:`genzoo.load` opens."""
         from genzoo.tables.frames import atomic_path
 
-        content = {
+        with atomic_path(path, overwrite=True) as temporary:
+            torch.save(self.checkpoint_content(), temporary)
+
+    def checkpoint_content(self) -> dict[str, Any]:
+        """All that a saved model is: weights, codec, arguments and record; plain values and tensors."""
+        return {
             "state_dict": self.state_dict(),
-            "pytorch-lightning_version": pl.__version__,
+            "pytorch-lightning_version": __version__,
             KEY: self.checkpoint_record(),
             **self.extra_state_for_checkpoint(),
         }
-        with atomic_path(path, overwrite=True) as temporary:
-            torch.save(content, temporary)
 
     def warm_start(self, run: Any) -> None:
         """Takes weights and codec of an earlier run with equal arguments; training starts anew from there."""

@@ -25,6 +25,7 @@ class Capabilities:
         min_columns: Fewest scored columns it can model.
         stages: Names of its training stages when there is more than one.
         roles: Roles that some column of the table must have (``treatment``, ``outcome``; ``sensitive``).
+        estimand: What its likelihood is of: ``observational`` (the rows as they come) or ``interventional``, p(Y[a]).
     """
 
     kinds: tuple[str, ...] = ("continuous", "quantized", "mixed", "categorical", "binary")
@@ -42,3 +43,4 @@ class Capabilities:
     min_columns: int = 1
     stages: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
+    estimand: str = "observational"

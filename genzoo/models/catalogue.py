@@ -163,7 +163,9 @@ _ENTRIES = (
             by_column=True,
             stages=("nuisance", "measure", "target"),
             roles=("treatment", "outcome"),
+            estimand="interventional",
         ),
+        recipe="scm_interventional_flow",
         group="flows",
     ),
     Entry(

@@ -105,9 +105,9 @@ class InterventionalFlow(StagedModel):
         by_column=True,
         stages=("nuisance", "measure", "target"),
         roles=("treatment", "outcome"),
+        estimand="interventional",
     )
     default_lr: ClassVar[float] = 3e-3
-    estimand: ClassVar[str] = "interventional"
     codec: VectorCodec
     target: ArmDensity
     _inputs: Tensor
