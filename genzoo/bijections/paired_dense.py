@@ -1,4 +1,4 @@
-"""A dense layer inside one score: both gradients of its matrix, of the way there and of the way back, as one product."""
+"""A dense layer inside one score: both gradients of its matrix, on the way there and back, as one product."""
 
 from __future__ import annotations
 
