@@ -227,7 +227,7 @@ def child(data: str, out: str, settings: dict[str, Any]) -> None:
         frame, model="forest_flow", data={"test": 0.0, "val": arguments.pop("val", 0.1), "overrides": overrides},
         trainer={"limit_val_batches": 0, "logger": False}, **arguments
     )  # fmt: skip
-    drawn = [model.sample(len(frame), seed=k) for k in range(settings["sets"])]
+    drawn = [model.sample(settings.get("rows", len(frame)), seed=k) for k in range(settings["sets"])]
     print("done", flush=True)
     for rows in drawn:
         if "label" in rows:

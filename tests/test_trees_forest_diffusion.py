@@ -27,6 +27,7 @@ from genzoo.models.trees.denoiser import patterns, random_rotations
 from genzoo.models.trees.forest_diffusion import ForestDiffusion
 from genzoo.models.trees.forest_flow import ForestFlow
 from genzoo.models.trees.gaussian_fits import covariance_of, fit_groups
+from genzoo.models.trees.level_job import _examples, noised_copies
 from genzoo.models.trees.samplers import follow_flow, time_grid
 
 SMALL: dict[str, Any] = {"num_levels": 6, "rounds": 12, "copies": 3, "eta": 0.3, "groups": 1, "draws": 4}
@@ -455,6 +456,48 @@ def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(distributed, "Client", refuse)
     with pytest.raises(GenZooError, match=r"no Dask scheduler answers at 'tcp://nowhere:1': timed out; start one"):
         fit(continuous_table(60), dask="tcp://nowhere:1")
+
+
+def test_trees_on_a_device_that_the_library_was_not_built_for_are_refused_in_words() -> None:
+    import xgboost
+
+    if xgboost.build_info().get("USE_CUDA", False):
+        pytest.skip("this build of XGBoost has GPU support")
+    with pytest.raises(GenZooError, match="need the build of XGBoost with GPU support, and this one has none"):
+        fit(continuous_table(60), tree_device="cuda")
+
+
+# ---- what trees are given
+
+
+def test_a_column_with_holes_is_learned_from_the_rows_that_have_it() -> None:
+    frame = gaussian_table(80)
+    frame.loc[:29, "b"] = None
+    model = fit(frame, rounds=0)
+    rows = encoded(model, frame)
+    noised = noised_copies(rows, 4, model.levels[2], model._denoiser(1), torch.Generator().manual_seed(0))
+    for column, present in ((0, 80), (1, 50), (2, 80)):
+        examples = _examples(noised, noised.x, column)
+        used = len(examples) if examples.weight is None else examples.weight.sum()
+        assert used == 4 * present
+
+
+def test_the_order_of_columns_changes_no_distribution() -> None:
+    frame = continuous_table(500)
+    quantiles = [
+        np.quantile(fit(f, num_levels=8, sampler="heun").sample(1500, seed=0)[["c0", "c1"]], [0.1, 0.5, 0.9], axis=0)
+        for f in (frame, frame[["c1", "c0"]])
+    ]
+    # standard errors of these quantiles are about 0.04 and 0.08 standard deviations
+    assert (np.abs(quantiles[0] - quantiles[1]) / frame.std().to_numpy()).max() < 0.35
+
+
+def test_classes_of_samples_are_multinomial() -> None:
+    model = fit(classes_table(), label="kind", rounds=0, num_levels=3)
+    drawn = model.sample(6000, seed=3)["kind"].astype(str)
+    for name, log_p in zip(model.schema["kind"].categories, model.class_log_prob.tolist()):
+        p = math.exp(log_p)
+        assert abs((drawn == name).sum() - 6000 * p) < 4.5 * math.sqrt(6000 * p * (1 - p))
 
 
 SCRIPT = """

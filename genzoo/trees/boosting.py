@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from genzoo.errors import GenZooError
 from genzoo.trees.library import xgboost
 
 Objective = Literal["binary:logistic", "reg:squarederror", "reg:gamma"]
@@ -28,6 +29,7 @@ class Growth:
         min_child_weight: Least sum of second derivatives in a leaf.
         patience: Rounds without progress on held-out rows before growth stops; 0 never stops.
         subsample: Share of the rows each tree sees.
+        device: ``cpu``, or ``cuda`` with a build of XGBoost that has it; trees of the two differ in the last bits.
     """
 
     rounds: int = 300
@@ -38,6 +40,7 @@ class Growth:
     min_child_weight: float = 5.0
     patience: int = 10
     subsample: float = 1.0
+    device: Literal["cpu", "cuda"] = "cpu"
 
     def __post_init__(self) -> None:
         for name, least in (("rounds", 0), ("depth", 1), ("bins", 2), ("patience", 0)):
@@ -45,6 +48,11 @@ class Growth:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not 0 < self.eta <= 1:
             raise ValueError(f"eta must be above 0 and at most 1, got {self.eta}")
+        if self.device == "cuda" and not xgboost().build_info().get("USE_CUDA", False):
+            raise GenZooError(
+                "trees on device 'cuda' need the build of XGBoost with GPU support, and this one has none; "
+                "pip uninstall xgboost-cpu && pip install xgboost, or use device 'cpu'"
+            )
 
     def parameters(self, objective: str, seed: int) -> dict[str, Any]:
         """XGBoost's names of these; one thread, so that a booster is a function of rows and seed."""
@@ -58,6 +66,7 @@ class Growth:
             "min_child_weight": self.min_child_weight,
             "subsample": self.subsample,
             "nthread": 1,
+            "device": self.device,
             "seed": seed % 2**31,
             "verbosity": 0,
         }

@@ -82,6 +82,7 @@ class DenoisingForest(TreeModel):
         repaint_jump: Levels in a stretch; 0 takes a tenth of all.
         likelihood: Measure residual variances. Without them training is cheaper, rows are drawn by following the flow,
             and there is no likelihood.
+        tree_device: Where trees grow: ``cpu``, or ``cuda`` with a build of XGBoost that has it.
         groups: Epochs the levels are spread over; a checkpoint is written after each.
         workers: Threads that grow trees; 0 takes the cores of the machine. The result does not depend on it.
         dask: Grow trees on a Dask cluster: ``local``, or the address of a scheduler; empty uses threads.
@@ -127,6 +128,7 @@ class DenoisingForest(TreeModel):
         repaint_jump: int = 0,
         likelihood: bool = True,
         box: bool = False,
+        tree_device: Literal["cpu", "cuda"] = "cpu",
         *,
         groups: int = 10,
         workers: int = 0,
@@ -153,7 +155,9 @@ class DenoisingForest(TreeModel):
         self.imputation, self.repaint_passes, self.repaint_jump = imputation, repaint_passes, repaint_jump
         if class_mix is not None:
             self._given_mix(class_mix)
-        growth = Growth(rounds, depth, eta, bins, min_child_weight=min_child_weight, patience=stopping)
+        growth = Growth(
+            rounds, depth, eta, bins, min_child_weight=min_child_weight, patience=stopping, device=tree_device
+        )
         self.plan = LevelPlan(growth, copies, posterior_mean, heteroscedastic, seed, self.has_likelihood)
         self.layout = CategoryLayout([slot.num_categories for slot in self.codec.typed.categories])
         self.register_buffer("mean", torch.zeros(num_groups, width, dtype=torch.float64))

@@ -20,7 +20,7 @@ MOST_REFERENCES = 1500
 """Training rows that a posterior mean is taken over; below this number, all."""
 LEAST_CALIBRATION = 4000
 """Noised rows that residual variances are measured on, at least."""
-CHUNK = 1024
+CHUNK = 256
 AUTO_ROWS = 20_000
 MOST_COPIES = 20
 H_GROWTH = Growth(rounds=80, depth=3, eta=0.1, min_child_weight=10.0, patience=10)
