@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning.pytorch as pl
-from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
+
+from genzoo.models.lightning_parts import LightningModule, Trainer, WeightAveraging
 
 
 def ramped_decay(decay: float) -> Any:
@@ -30,27 +30,27 @@ class WeightAverage(WeightAveraging):
     def __init__(self, decay: float = 0.99) -> None:
         super().__init__(use_buffers=False, avg_fn=ramped_decay(decay))
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             pl_module.fit_codec(trainer.datamodule)  # type: ignore[attr-defined,operator]
         super().setup(trainer, pl_module, stage)
 
-    def evaluated(self, pl_module: pl.LightningModule) -> nn.Module:
+    def evaluated(self, pl_module: LightningModule) -> nn.Module:
         """The module whose weights validation and checkpoints see: the average, once there is one."""
         average = self._average_model
         return pl_module if average is None or not int(average.n_averaged) else average.module
 
-    def restart(self, pl_module: pl.LightningModule) -> None:
+    def restart(self, pl_module: LightningModule) -> None:
         """The average starts anew from the module's weights (a new stage of training begins)."""
         average = self._average_model
         if average is not None:
             average.module.load_state_dict(pl_module.state_dict())
             average.n_averaged.zero_()
 
-    def _swap_models(self, pl_module: pl.LightningModule) -> None:
+    def _swap_models(self, pl_module: LightningModule) -> None:
         super()._swap_models(pl_module)
         pl_module.refresh_derived()  # type: ignore[operator]
 
-    def _copy_average_to_current(self, pl_module: pl.LightningModule) -> None:
+    def _copy_average_to_current(self, pl_module: LightningModule) -> None:
         super()._copy_average_to_current(pl_module)
         pl_module.refresh_derived()  # type: ignore[operator]

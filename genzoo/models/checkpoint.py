@@ -12,6 +12,7 @@ import torch
 
 from genzoo.errors import CheckpointError
 from genzoo.models.catalogue import CATALOGUE, outside_models
+from genzoo.models.export import is_export, read_export
 
 if TYPE_CHECKING:
     from genzoo.models.base import DensityModel
@@ -54,6 +55,8 @@ def read_checkpoint(run: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is truncated, is not a checkpoint, or was not written by GenZoo.
     """
+    if is_export(run):
+        return read_export(run)
     path = checkpoint_path(run)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from genzoo.errors import GenZooError
@@ -19,6 +18,7 @@ from genzoo.models.averaging import WeightAverage
 from genzoo.models.base import DensityModel
 from genzoo.models.checkpoint import KEY as RECORD
 from genzoo.models.embedding import SubModel
+from genzoo.models.lightning_parts import Callback
 from genzoo.models.optimisation import Schedule, make_optimizer, make_schedule
 from genzoo.models.scoring import ModelLogProb, split_unseen
 from genzoo.tables.batch import TableBatch
