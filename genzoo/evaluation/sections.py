@@ -196,6 +196,12 @@ MAKERS: dict[str, Maker] = {
         "genzoo.evaluation.privacy:privacy_section",
         by_default=False,
     ),
+    "shift": Maker(
+        "Shift between training and held-out rows",
+        "A test of every number column given the others; where it finds a shift, held-out likelihood is lower for it.",
+        "genzoo.evaluation.feature_shift:shift_section",
+        by_default=False,
+    ),
     "outliers": Maker(
         "Outliers",
         "Whether the likelihood finds rows that were spoiled on purpose.",
