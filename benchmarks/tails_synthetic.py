@@ -78,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--freedoms", type=float, nargs="+", default=[1.0, 2.0, 30.0])
+    parser.add_argument("--variants", nargs="+", default=[f"{base}+{tail}" for base, tail in VARIANTS])
     parser.add_argument("--output", type=Path, default=None)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -88,7 +89,7 @@ def main() -> None:
     known = {(d["freedom"], d["seed"], d["base"], d["tail"]) for d in done}
     for seed in range(options.repeats):
         for freedom in options.freedoms:
-            for base, tail in VARIANTS:
+            for base, tail in (variant.split("+") for variant in options.variants):
                 if (freedom, seed, base, tail) in known:
                     continue
                 done.append(fit(freedom, seed, base, tail))
