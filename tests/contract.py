@@ -25,10 +25,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "argmax_flow": {"num_bins": 16, "hidden": 32, "num_layers": 1, "encoder": 32, "draws": 4, "patience": 0},
     "fair_flow": {
         "joint": True,
-        "density_args": {"transform": "coupling", "hidden": 24, "num_transforms": 4},
+        "density_args": {"transform": "coupling", "hidden": 16, "num_transforms": 2, "bins": 6},
         "num_blocks": 2,
-        "hidden": 16,
-        "pool": 500,
+        "hidden": 8,
+        "pool": 300,
         "draws": 8,
     },
     "forest_autoregressive": {"rounds": 40, "groups": 2},

@@ -43,7 +43,7 @@ SMALL: dict[str, Any] = {
     "num_blocks": 3,
     "hidden": 32,
     "classifier_hidden": 32,
-    "encoder_epochs": 24,
+    "encoder_epochs": 20,
     "warm_up": 0.7,
     "pool": 4000,
     "gamma": 0.8,
@@ -268,8 +268,8 @@ def test_columns_of_any_kind_are_points_that_decode_to_themselves() -> None:
 @pytest.mark.parametrize("criterion", ["odds", "opportunity"])
 def test_given_the_outcome_codes_of_groups_become_alike(criterion: str) -> None:
     rng = np.random.default_rng(0)
-    frame = stripes(800, 3)
-    frame["x"] = rng.normal(size=800) + np.where(frame["label"] == "yes", 1.5, -1.5)
+    frame = stripes(500, 3)
+    frame["x"] = rng.normal(size=500) + np.where(frame["label"] == "yes", 1.5, -1.5)
     arguments = SMALL | {"density_args": {"num_components": 1, "refine": False}, "gamma": 0.9, "encoder_epochs": 12}
     model, _ = fitted(frame, criterion=criterion, **arguments)
     found = certificate(model, 10_000, delta=DELTA)
