@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,7 @@ def compare_tables(models: Mapping[str, str], given: Namespace, arguments: list[
         root = run_folder("compare", f"{len(given.files)}-tables")
     else:
         root = Path(given.run_dir) if given.resume and Path(given.run_dir).is_dir() else new_folder(given.run_dir)
+    place = root if target is None else target.parent
     comparisons: dict[str, Comparison] = {}
     links: dict[str, str] = {}
     reasons: list[str] = []
@@ -52,7 +54,7 @@ def compare_tables(models: Mapping[str, str], given: Namespace, arguments: list[
             continue
         report = folder / "report.html"
         comparison.write(report, overwrite=given.overwrite or given.resume)
-        comparisons[name], links[name] = comparison, str(report.resolve().as_uri())
+        comparisons[name], links[name] = comparison, os.path.relpath(report, place)
         print(comparison)
         print(flush=True)
     if len(comparisons) < 2:
