@@ -59,9 +59,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for length in options.lengths:
         torch.manual_seed(0)
-        network = TextTransformer(
-            Vocabulary(SYMBOLS), length, (), options.width, options.layers, options.heads
-        ).eval()
+        network = TextTransformer(Vocabulary(SYMBOLS), length, (), options.width, options.layers, options.heads).eval()
         torch.nn.init.normal_(network.head.symbols.weight)
         slow, slow_clock, slow_cpu = timed(network, options.rows, length, options.steps, cached=False)
         fast, fast_clock, fast_cpu = timed(network, options.rows, length, options.steps, cached=True)
@@ -70,7 +68,7 @@ def main() -> None:
             f"length {length:4}: {slow_clock / fast_clock:.2f} times as fast on the clock ({slow_clock:.1f} s against "
             f"{fast_clock:.1f} s), {slow_cpu / fast_cpu:.2f} times in CPU time; equal rows: "
             f"{bool((slow.tokens == fast.tokens).all())}; calls {calls.mean():.1f} ± "
-            f"{calls.std() / options.rows**0.5:.1f} a row, simulated {many.mean():.2f} ± {many.std() / 2000**0.5:.2f}, "
+            f"{calls.std(correction=0) / options.rows**0.5:.1f} a row, simulated {many.mean():.2f} ± {many.std() / 2000**0.5:.2f}, "
             f"formula {expected_nfe(length, options.steps):.2f}, without cache {options.steps}"
         )
 

@@ -137,8 +137,15 @@ def pairs(num: int, seed: int = 0) -> str:
     return "".join(rng.choice(["ab", "cd"], num // 2))
 
 
+def is_made_of_pairs(word: str) -> bool:
+    """A piece of such a text, which may begin within a pair."""
+    inside = word if word[0] in "ac" else word[1:-1]
+    ends = inside == word or word[-1] in "ac"
+    return ends and all(inside[i : i + 2] in ("ab", "cd") for i in range(0, len(inside), 2))
+
+
 def test_a_model_learns_a_text_of_known_entropy_and_writes_it(tmp_path: Path) -> None:
-    path = written(tmp_path / "pairs.txt", pairs(24_000))
+    path = written(tmp_path / "pairs.txt", pairs(20_000))
     text = Text(path, length=6, shift=False, batch_size=50)
     text.setup()
     model = RADD(
@@ -151,7 +158,8 @@ def test_a_model_learns_a_text_of_known_entropy_and_writes_it(tmp_path: Path) ->
     best = -4 * math.log(2)
     assert best - 0.1 < nats.mean() < best + 1e-3
     drawn = model.sample(50, seed=1)["text"].tolist()
-    assert np.mean([word[i : i + 2] in ("ab", "cd") for word in drawn for i in (0, 2, 4)]) > 0.9
+    # a network that never saw a chunk begin within a pair errs there at times; by chance one word in 250 would do
+    assert np.mean([is_made_of_pairs(word) for word in drawn]) > 0.7
 
 
 def test_bits_per_character_are_logged_and_printed(tmp_path: Path) -> None:
