@@ -4,9 +4,9 @@
 
 A row is filled in ``steps`` grid steps. Without the cache the network is called for every row in every step; with it
 only for rows that reveal a cell in this step, which is drawn before the call. Both use the same random numbers, and the
-rows they draw are equal. ``formula`` is the exact expected number of calls a row, ``n (1 - (1 - 1/n)^L)``; ``calls`` the
-mean of the rows drawn, with its standard error, and ``simulated`` that of 2000 rows whose reveals are drawn without a
-network. The network is a text transformer at random weights: its speed does not depend on them.
+rows they draw are equal. ``formula`` is the exact expected number of calls a row, ``n (1 - (1 - 1/n)^L)``; ``calls``
+the mean of the rows drawn, with its standard error, and ``simulated`` that of 2000 rows whose reveals are drawn without
+a network. The network is a text transformer at random weights: its speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def main() -> None:
             f"length {length:4}: {slow_clock / fast_clock:.2f} times as fast on the clock ({slow_clock:.1f} s against "
             f"{fast_clock:.1f} s), {slow_cpu / fast_cpu:.2f} times in CPU time; equal rows: "
             f"{bool((slow.tokens == fast.tokens).all())}; calls {calls.mean():.1f} ± "
-            f"{calls.std(correction=0) / options.rows**0.5:.1f} a row, simulated {many.mean():.2f} ± {many.std() / 2000**0.5:.2f}, "
+            f"{calls.std(correction=0) / options.rows**0.5:.1f} a row, simulated {many.mean():.2f} ± "
+            f"{many.std() / 2000**0.5:.2f}, "
             f"formula {expected_nfe(length, options.steps):.2f}, without cache {options.steps}"
         )
 
