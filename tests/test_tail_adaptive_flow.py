@@ -75,6 +75,7 @@ def test_degrees_of_freedom_have_the_gradient_of_finite_differences_and_stay_pos
     module = TailBase(2, "gtaf").double()
     z = torch.tensor([[0.4, -30.0]], dtype=torch.float64)
     module.log_prob(z).sum().backward()
+    assert module.raw_freedom.grad is not None
     gradient = module.raw_freedom.grad.clone()
     for place in range(2):
         values = []
@@ -94,7 +95,8 @@ def test_draws_of_the_base_follow_its_distributions() -> None:
     module = TailBase(3, "mtaf")
     module.start(torch.tensor([False, True, True]), torch.tensor([10.0, 2.0, 0.6]))
     drawn = module.sample(20_000, torch.Generator().manual_seed(0)).numpy()
-    for j, law in enumerate((stats.norm, stats.t(2.0), stats.t(0.6))):
+    laws: list[Any] = [stats.norm, stats.t(2.0), stats.t(0.6)]
+    for j, law in enumerate(laws):
         assert stats.kstest(drawn[:, j], law.cdf).pvalue > 1e-3  # one false alarm in 333
 
 
@@ -238,6 +240,8 @@ def test_density_in_the_plane_integrates_to_one_with_a_heavy_and_a_light_column(
     flow = density(base, tail, [True, False], amount=0.1)
     for part in flow.bijection.parts:
         if isinstance(part, LULinear):  # volume is constant; a sheared heavy column is a ridge that no grid sees
+            assert part.lower is not None
+            assert part.upper is not None
             part.lower.data.zero_()
             part.upper.data.zero_()
     u = torch.linspace(-14, 14, 320).double()
