@@ -131,6 +131,7 @@ _ENTRIES = (
             quantized="lower_bound",
             categorical="lower_bound",
             imputes=True,
+            sequences=True,
         ),
         group="flows",
     ),
