@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from genzoo.evaluation.features import Matrix, column_places, sample_rows
-from genzoo.evaluation.sections import Curves, Grid, Metric, Section, Subject
+from genzoo.evaluation.sections import Curves, Grid, Metric, Section, Subject, share_metric
 from genzoo.tables.encode import TableData
 
 MAX_ROWS = 1000
@@ -42,15 +42,12 @@ def calibration_section(subject: Subject) -> Section | None:
         inside = region_levels(whole, own)
         distance = float(np.max(np.abs(np.sort(inside) - (np.arange(len(inside)) + 0.5) / len(inside))))
         share = float(np.mean(inside <= 0.9))
-        error = 1.96 * math.sqrt(share * (1 - share) * (1 / len(inside)) + 0.09 / len(own))
+        error = math.sqrt(share * (1 - share) / len(inside) + 0.09 / len(own))
         chance = 1.36 * math.sqrt(1 / len(inside) + 1 / len(own))
         metrics += [
             Metric("region distance", distance, DEFINITIONS["region distance"], "down"),
-            Metric(
-                "coverage of 90 % region", share, DEFINITIONS["coverage of 90 % region"], "none", share - error,
-                share + error,
-            ),
-        ]  # fmt: skip
+            share_metric("coverage of 90 % region", share, error, DEFINITIONS["coverage of 90 % region"]),
+        ]
         words += f" {len(own)} samples; by chance the region distance stays below [{chance:.3f}] in 95 of 100 cases."
         levels = np.linspace(0, 1, 41)
         curves.append(

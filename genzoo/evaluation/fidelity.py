@@ -9,7 +9,7 @@ import numpy as np
 
 from genzoo.evaluation.auc import auc
 from genzoo.evaluation.features import Features, Matrix, column_places, nearest, same_code, sample_rows
-from genzoo.evaluation.sections import Grid, Metric, Section, Subject
+from genzoo.evaluation.sections import Direction, Grid, Metric, Section, Subject, share_metric
 from genzoo.tables.encode import TableData
 
 MAX_ROWS = 2000
@@ -66,13 +66,19 @@ def evaluate_fidelity(
         yard = compare_rows(sample_rows(train, size, seed + 2), real, train, seed)
         words = ", ".join(f"{name} {value:.3f}" for name, (value, _) in yard.items() if not math.isnan(value))
         note += f" Training rows in place of samples score: {words}."
-    better = {"alpha-precision": "up", "beta-recall": "up"}
+    better: dict[str, Direction] = {"alpha-precision": "up", "beta-recall": "up"}
     metrics = []
     for name, (value, error) in found.items():
         if math.isnan(value):
             continue
-        ends = (None, None) if math.isnan(error) else (value - 1.96 * error, value + 1.96 * error)
-        metrics.append(Metric(name, value, DEFINITIONS[name], better.get(name, "down"), *ends))  # type: ignore[arg-type]
+        direction: Direction = better.get(name, "down")
+        if math.isnan(error):
+            metrics.append(Metric(name, value, DEFINITIONS[name], direction))
+        elif name == "MMD":
+            ends = value - 1.96 * error, value + 1.96 * error
+            metrics.append(Metric(name, value, DEFINITIONS[name], direction, *ends))
+        else:
+            metrics.append(share_metric(name, value, error, DEFINITIONS[name], direction))
     columns = column_distances(sample_rows(samples, size, seed + 1), real)
     lines = tuple((name, f"{d:.3f}", "–" if math.isnan(w) else f"{w:.3f}") for name, d, w in columns)
     grid = Grid("One column at a time", ("Column", "Distance ↓", "Wasserstein ↓"), lines)
@@ -216,7 +222,10 @@ def trees_scorer(x: Matrix, y: Matrix, queries: Matrix, seed: int) -> Matrix:
     """Score of class 1 by gradient-boosted trees; NaN is a value of its own."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    trees = HistGradientBoostingClassifier(max_iter=100, max_leaf_nodes=15, random_state=seed, early_stopping=False)
+    leaf = max(3, min(20, len(x) // 20))  # the usual 20 would never split a small table
+    trees = HistGradientBoostingClassifier(
+        max_iter=100, max_leaf_nodes=15, min_samples_leaf=leaf, random_state=seed, early_stopping=False
+    )
     return np.asarray(trees.fit(x, y).decision_function(queries))
 
 

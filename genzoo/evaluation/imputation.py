@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from genzoo.errors import DataError
 from genzoo.evaluation.masks import Hidden, Mechanism, hide_cells, places
-from genzoo.evaluation.sections import Grid, Metric, Section, Subject
+from genzoo.evaluation.sections import Grid, Metric, Section, Subject, share_metric
 from genzoo.tables.encode import TableData
 
 SHARE = 0.2
@@ -256,15 +256,12 @@ def evaluate_imputation(
         return Section("imputation", note="no cell could be hidden")
     scores = score_imputation(truth, hidden, complete(hidden.data, draws), train, seed)
     inside, numbers = scores.coverage()
-    low = high = None
-    if not math.isnan(inside):
-        error = 1.96 * math.sqrt(inside * (1 - inside) / numbers)
-        low, high = inside - error, inside + error
+    error = math.sqrt(inside * (1 - inside) / numbers) if numbers and not math.isnan(inside) else math.nan
     metrics = [
         Metric("MAE", scores.mean("mae"), DEFINITIONS["MAE"], "down"),
         Metric("RMSE", scores.mean("rmse"), DEFINITIONS["RMSE"], "down"),
         Metric("CRPS", scores.mean("crps"), DEFINITIONS["CRPS"], "down"),
-        Metric("coverage of 90 %", inside, DEFINITIONS["coverage"], "none", low, high),
+        share_metric("coverage of 90 %", inside, error, DEFINITIONS["coverage"]),
         Metric("accuracy", scores.mean("accuracy"), DEFINITIONS["accuracy"], "up"),
         Metric("log score", scores.mean("log_score"), DEFINITIONS["log score"], "up"),
     ]

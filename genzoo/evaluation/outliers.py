@@ -7,7 +7,7 @@ import numpy as np
 from genzoo.evaluation.auc import auc
 from genzoo.evaluation.calibration import exchanged
 from genzoo.evaluation.features import sample_rows
-from genzoo.evaluation.sections import Metric, Section, Subject
+from genzoo.evaluation.sections import Section, Subject, share_metric
 
 MAX_ROWS = 1000
 
@@ -42,6 +42,6 @@ def outliers_section(subject: Subject) -> Section | None:
         "AUROC (typicality)": (np.abs(values[0] - centre), np.abs(values[1] - centre)),
     }.items():
         value, se = auc(outside, inside)
-        metrics.append(Metric(name, value, DEFINITIONS[name], "up", value - 1.96 * se, value + 1.96 * se))
+        metrics.append(share_metric(name, value, se, DEFINITIONS[name], "up"))
     note = f"{len(plain)} rows kept, {len(spoiled)} spoiled; typical likelihood from {words}."
     return Section("outliers", tuple(metrics), note=note)

@@ -9,7 +9,7 @@ import numpy as np
 from genzoo.datamodules.splits import rows_in
 from genzoo.evaluation.auc import auc
 from genzoo.evaluation.features import Features, Matrix, nearest, same_code, sample_rows
-from genzoo.evaluation.sections import Metric, Section, Subject
+from genzoo.evaluation.sections import Metric, Section, Subject, share_metric
 from genzoo.tables.encode import TableData
 
 MAX_ROWS = 2000
@@ -76,10 +76,9 @@ def evaluate_privacy(
     low = np.quantile(to_train[:, 0], 0.05), np.quantile(held[:, 0], 0.05)
     copies, chance = share_of_copies(drawn, train), share_of_copies(test, train)
     back = nearest(features.points(equal), s)[:, 0], nearest(h, s)[:, 0]
-    error = 1.96 * float(closer.std()) / math.sqrt(len(closer))
-    mean = float(closer.mean())
+    error = float(closer.std()) / math.sqrt(len(closer))
     metrics = [
-        Metric("closer to training", mean, DEFINITIONS["closer to training"], "none", mean - error, mean + error),
+        share_metric("closer to training", float(closer.mean()), error, DEFINITIONS["closer to training"]),
         Metric("distance ratio", float(low[0] / low[1]) if low[1] > 0 else math.nan, DEFINITIONS["distance ratio"]),
         Metric("neighbour ratio", _ratio(to_train) / _ratio(held), DEFINITIONS["neighbour ratio"]),
         Metric("copies", copies, DEFINITIONS["copies"], "down"),
@@ -90,7 +89,7 @@ def evaluate_privacy(
         pairs["membership AUC (likelihood)"] = (member, other)
     for name, (inside, outside) in pairs.items():
         value, se = auc(inside, outside)
-        metrics.append(Metric(name, value, DEFINITIONS[name], "down", value - 1.96 * se, value + 1.96 * se))
+        metrics.append(share_metric(name, value, se, DEFINITIONS[name], "down"))
     note = f"{len(drawn)} samples, {len(train)} training rows and {len(test)} held-out rows."
     return Section("privacy", metrics=tuple(m for m in metrics if not math.isnan(m.value)), note=note)
 

@@ -46,6 +46,12 @@ class Metric:
     unit: str = ""
 
 
+def share_metric(name: str, value: float, error: float, definition: str, direction: Direction = "none") -> Metric:
+    """A probability, share or area with a 95 % interval from its standard error, cut to lie between 0 and 1."""
+    low, high = max(value - 1.96 * error, 0.0), min(value + 1.96 * error, 1.0)
+    return Metric(name, value, definition, direction, low, high)
+
+
 @dataclass(frozen=True)
 class Grid:
     """A small table of text of one model.

@@ -60,7 +60,7 @@ def rank_diagram(across: Across) -> str:
         Demsar (2006), figure 1.
     """
     names, most = list(across.mean_ranks.items()), len(across.models)
-    width, row, left = 640.0, 24, 40
+    width, row, left = 720.0, 24, 140
     axis = 64
     half = (len(names) + 1) // 2
     bars = across.groups
