@@ -246,6 +246,7 @@ _ENTRIES = (
             uses_mask=True,
             sequences=True,
         ),
+        recipe="adult_gidd",
         group="discrete",
     ),
     Entry(
