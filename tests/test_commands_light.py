@@ -22,6 +22,7 @@ LIGHT = [
     ["schema", "--help"],
     ["sample", "--help"],
     ["impute", "--help"],
+    ["encode", "--help"],
     ["score", "--help"],
     ["compare", "--help"],
     ["report", "--help"],
