@@ -144,7 +144,7 @@ def test_new_weights_are_certified_anew_even_without_leaving_evaluation() -> Non
 def test_the_certificate_bounds_the_jacobian_everywhere(make: Any) -> None:
     net = make().eval()
     shape = (4,) if make is dense_net else (2, 4, 4)
-    matrices = net.linearise(3 * noise(100, *shape)).jacobian()
+    matrices = net.linearise(3 * noise(100, *shape)).jacobian().detach()
     largest = float(torch.linalg.matrix_norm(matrices, 2).max())
     assert largest <= net.certificate() <= 0.9 * (1 + 1e-5)
     assert largest > 0.05, "the networks do something"
@@ -511,3 +511,42 @@ def test_a_checkpoint_keeps_vectors_and_starting_scales(tmp_path: Path) -> None:
 def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fitted(continuous_table(100), **options)
+
+
+# ---- pictures -----------------------------------------------------------------------------------------------------
+
+
+def pictures(side: int, num: int = 60, seed: int = 0) -> np.ndarray:
+    """Bright squares on a dark ground."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, 40, size=(num, side, side))
+    for picture, top, left in zip(drawn, rng.integers(0, side // 2, num), rng.integers(0, side // 2, num), strict=True):
+        picture[top : top + side // 2, left : left + side // 2] += 180
+    return drawn.astype(np.uint8)
+
+
+@pytest.mark.parametrize("side", [4, 12])
+def test_pictures_are_scored_by_a_bound_and_drawn(side: int, tmp_path: Path) -> None:
+    from genzoo.datamodules.images import Images
+    from genzoo.models.training import make_trainer
+
+    module = Images(array=pictures(side), batch_size=20)
+    module.setup("fit")
+    small: dict[str, Any] = {"num_blocks": 1, "hidden": 8, "num_scales": 1, "patience": 0, "draws": 2}
+    model = ResidualFlow(schema=module.schema_dict, **small)
+    make_trainer(tmp_path, progress=False, max_epochs=1).fit(model, datamodule=module)
+    assert model.flow.noisy == (side == 12)
+    score = model.log_prob(module.data("test"))
+    assert score.kind == "lower_bound"
+    assert np.isfinite(score.values).all()
+    assert (score.values < 0).all(), "the log of a probability"
+    again = model.log_prob(module.data("test"), batch_size=2)
+    np.testing.assert_allclose(again.values, score.values, rtol=0, atol=1e-3)
+    assert model.certificate() < 1
+    drawn = model.model_sample(3, None, torch.Generator().manual_seed(0)).numeric
+    assert drawn.shape == (3, side**2)
+    assert ((drawn >= 0) & (drawn <= 255) & (drawn % 1 == 0)).all()
+    holes = module.data("test").batch()
+    holes.numeric[0, 0] = torch.nan
+    with pytest.raises(genzoo.errors.CapabilityError, match="missing pixels"):
+        model.score_batch(holes, 0, 2)

@@ -8,23 +8,24 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from genzoo.codecs.base import Cells
+from genzoo.codecs.pixels import PixelCodec, fits_pixels
 from genzoo.codecs.vector import VectorCodec
+from genzoo.errors import CapabilityError
 from genzoo.likelihood.noise import RowNoise
 from genzoo.likelihood.roulette import Roulette
 from genzoo.models.base import DensityModel
 from genzoo.models.capabilities import Capabilities
 from genzoo.models.flows.dense_rows import DenseRows
 from genzoo.models.flows.residual_density import EVALUATION_TERMS, BlockSizes, ResidualDensity
+from genzoo.models.flows.residual_pictures import ResidualPictures
 from genzoo.models.scoring import ModelLogProb
 from genzoo.tables.batch import TableBatch
-from genzoo.tables.schema import Schema
 
 ROWS_TO_START_FROM = 4096
 
 
 class ResidualFlow(DensityModel):
-    r"""Residual flow, for tables of numbers above all, and for images.
+    r"""Residual flow, for tables of numbers above all, and for pictures.
 
     Blocks ``x + g(x)`` with a free network ``g`` whose Lipschitz constant is below one turn data into Gaussian noise:
 
@@ -33,7 +34,8 @@ class ResidualFlow(DensityModel):
 
     with a shift and scale of each feature (ActNorm) before the first and after every block. No order of columns, no
     split into halves: every Jacobian is full. Rows reach the flow as points of R^D: grids are dequantised, categories
-    drawn by an argmax surjection, holes filled by a learned filler.
+    drawn by an argmax surjection, holes filled by a learned filler. A table that is one block of bounded pixels (the
+    data module ``Images``) gets convolutional blocks behind uniform noise and a logit.
 
     Likelihood: exact on complete continuous rows of up to 64 columns (full Jacobians). Wider ones get unbiased
     estimates (20 exact terms, then a random number, with random probes): a mean over ``draws``, with its standard
@@ -45,7 +47,7 @@ class ResidualFlow(DensityModel):
 
     Args:
         schema: The table's schema as a plain dictionary.
-        num_blocks: Residual blocks (for images: at each scale); more bends, proportional cost.
+        num_blocks: Residual blocks (for pictures: at each scale); more bends, proportional cost.
         hidden: Units, or channels, of each hidden layer of a block's network.
         num_layers: Hidden layers of each network.
         lipschitz: Largest Lipschitz constant of a block's network, below 1: nearer to 1 bends more, and samples more
@@ -53,13 +55,14 @@ class ResidualFlow(DensityModel):
         preactivate: An activation before the first linear map of each network too.
         norm_orders: Orders of the norms (1 to infinity) in which the inputs of the linear maps of a network are
             measured, one for each of its ``num_layers + 1`` maps; the last map ends in the first order. ``None`` is
-            2 throughout. Not for images.
+            2 throughout. Not for pictures.
         log_det: Log-determinants in training: ``exact``, ``roulette`` (estimates), or ``auto``: exact up to 10
             features.
         terms: Law of the number of terms of an estimate beyond ``exact_terms``: ``geometric`` or ``poisson``.
         terms_parameter: Probability of stopping at each further term (geometric), or their mean number (Poisson).
         exact_terms: Terms that training always takes; more lower the noise, each costs a pass.
-        num_scales: Times an image is folded to half its size before more blocks.
+        num_scales: Times a picture is folded to half its size before more blocks.
+        alpha: Pictures: keeps the logit off black and white, in shares of the range; 1e-6 is usual for MNIST.
         scaler: Scaling of numeric columns, see :class:`genzoo.codecs.vector.VectorCodec`.
         particles: Completions a row of which imputations are chosen.
         training: Arguments of :class:`genzoo.models.base.DensityModel` (``lr``, ``patience``, ``ema``, ``draws``,
@@ -86,9 +89,10 @@ class ResidualFlow(DensityModel):
         quantized="lower_bound",
         categorical="lower_bound",
         imputes=True,
+        sequences=True,
     )
     default_lr: ClassVar[float] = 2e-3
-    codec: VectorCodec
+    codec: VectorCodec | PixelCodec
 
     def __init__(
         self,
@@ -104,33 +108,44 @@ class ResidualFlow(DensityModel):
         terms_parameter: float = 0.5,
         exact_terms: int = 2,
         num_scales: int = 2,
+        alpha: float = 0.05,
         scaler: str = "auto",
         particles: int = 64,
         **training: Any,
     ) -> None:
         super().__init__(schema, **training)
-        self.codec = VectorCodec(self.schema, scaler=scaler)
         self.particles = particles
         orders = None if norm_orders is None else tuple(float(order) for order in norm_orders)
         sizes = BlockSizes(hidden, num_layers, lipschitz, preactivate, orders)
-        roulette = Roulette(terms, terms_parameter, exact_terms)
-        image = _image(self.schema)
-        if image is not None and orders is not None:
-            raise ValueError("norm_orders is for tables; convolutions of images are measured in the norm of order 2")
-
-        def build(num_features: int, num_context: int) -> ResidualDensity:
-            shape = image if image is not None else (num_features,)
-            return ResidualDensity(
-                shape,
-                num_context,
-                num_blocks=num_blocks,
-                sizes=sizes,
-                log_det=log_det,
-                roulette=roulette,
-                num_scales=num_scales,
+        options: dict[str, Any] = {
+            "num_blocks": num_blocks,
+            "sizes": sizes,
+            "log_det": log_det,
+            "roulette": Roulette(terms, terms_parameter, exact_terms),
+        }
+        self.rows: DenseRows | ResidualPictures
+        if fits_pixels(self.schema) and len(self.schema.scored[0].shape) in (2, 3):
+            if orders is not None:
+                raise ValueError("norm_orders is for tables; convolutions are measured in the norm of order 2")
+            if self.schema.context:
+                raise CapabilityError("ResidualFlow of pictures takes no context columns; drop them from the context")
+            shape = self.schema.scored[0].shape
+            # channels last in files, first in convolutions; a grey picture has none
+            if len(shape) == 3:
+                raise CapabilityError("ResidualFlow takes grey pictures, of shape (height, width)")
+            self.codec = PixelCodec(self.schema, alpha=alpha)
+            self.rows = ResidualPictures(ResidualDensity((1, *shape), num_scales=num_scales, **options))
+        else:
+            for column in self.schema.scored:
+                if column.width > 256 and column.is_categorical:
+                    raise CapabilityError(
+                        f"ResidualFlow cannot model column '{column.name}': a block of {column.width} categories; "
+                        "use radd, or another model of text"
+                    )
+            self.codec = VectorCodec(self.schema, scaler=scaler)
+            self.rows = DenseRows(
+                self.codec, lambda features, context: ResidualDensity((features,), context, **options)
             )
-
-        self.rows = DenseRows(self.codec, build)
 
     @property
     def flow(self) -> ResidualDensity:
@@ -170,9 +185,12 @@ class ResidualFlow(DensityModel):
 
     def initialise(self, batches: Sequence[Any]) -> None:
         """Every ActNorm starts by standardising training rows."""
-        cells = batches[0].select(slice(0, ROWS_TO_START_FROM))
-        y, _ = self.rows.surjection(cells, torch.randn(len(cells), self.rows.surjection.noise_width))
-        self.flow.initialise(y, cells.context if self.codec.num_context else None)
+        rows = batches[0].select(slice(0, ROWS_TO_START_FROM))
+        if isinstance(self.rows, ResidualPictures):
+            self.rows.initialise(self._pixels, rows)
+        else:
+            y, _ = self.rows.surjection(rows, torch.randn(len(rows), self.rows.surjection.noise_width))
+            self.flow.initialise(y, rows.context if self.rows.num_context else None)
 
     def after_optimizer_step(self) -> None:
         self.flow.refresh()
@@ -181,25 +199,32 @@ class ResidualFlow(DensityModel):
         """Vectors of the power iterations for weights that took the place of others; certificates follow by need."""
         self.flow.refresh(thorough=True)
 
-    def loss(self, encoded: Cells) -> Tensor:
+    def loss(self, encoded: Any) -> Tensor:
+        if isinstance(self.rows, ResidualPictures):
+            return self.rows.loss(self._pixels, encoded)
         return self.rows.loss(encoded)
 
-    def model_log_prob(self, encoded: Cells, noise: RowNoise, draws: int) -> ModelLogProb:
+    def model_log_prob(self, encoded: Any, noise: RowNoise, draws: int) -> ModelLogProb:
+        if isinstance(self.rows, ResidualPictures):
+            return self.rows.log_prob(self._pixels, encoded, noise, draws)
         return self.rows.log_prob(encoded, noise, draws)
 
     def model_sample(self, num_samples: int, context: Tensor | None, generator: torch.Generator) -> TableBatch:
-        return self.rows.sample(self.codec, num_samples, context, generator)
+        if isinstance(self.rows, ResidualPictures):
+            return self.rows.sample(self._pixels, num_samples, generator)
+        return self.rows.sample(self._vector, num_samples, context, generator)
 
-    def model_impute(
-        self, batch: TableBatch, encoded: Cells, draws: int, generator: torch.Generator
-    ) -> list[TableBatch]:
-        return self.rows.impute(self.codec, batch, encoded, draws, generator, self.particles)
+    def model_impute(self, batch: TableBatch, encoded: Any, draws: int, generator: torch.Generator) -> list[TableBatch]:
+        if isinstance(self.rows, ResidualPictures):
+            raise CapabilityError("ResidualFlow does not fill missing pixels; use ebflow, which does")
+        return self.rows.impute(self._vector, batch, encoded, draws, generator, self.particles)
 
+    @property
+    def _pixels(self) -> PixelCodec:
+        assert isinstance(self.codec, PixelCodec)
+        return self.codec
 
-def _image(schema: Schema) -> tuple[int, ...] | None:
-    """``(channels, height, width)`` if the table is one block of numbers that is an image, else ``None``."""
-    scored = schema.scored
-    if len(scored) != 1 or not scored[0].is_numeric or scored[0].num_atoms or len(scored[0].shape) not in (2, 3):
-        return None
-    shape = tuple(scored[0].shape)
-    return shape if len(shape) == 3 else (1, *shape)
+    @property
+    def _vector(self) -> VectorCodec:
+        assert isinstance(self.codec, VectorCodec)
+        return self.codec
