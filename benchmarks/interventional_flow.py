@@ -25,7 +25,7 @@ from genzoo.models.flows.arm_density import ArmCells
 from genzoo.models.flows.interventional_flow import InterventionalFlow
 from genzoo.models.training import quiet, train
 
-STEPS = 600
+STEPS = 300
 
 
 def variants(model: InterventionalFlow) -> dict[str, InterventionalFlow]:
@@ -85,6 +85,7 @@ def main() -> None:
     parser.add_argument("data", choices=["scm", "ihdp"])
     parser.add_argument("--shifts", type=float, nargs="+", default=[1.5, 2.5])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="first seed, or first fold")
     parser.add_argument("--path")
     parser.add_argument("--splits", type=int, default=10)
     parser.add_argument("--batch_size", type=int, default=64)
@@ -92,7 +93,7 @@ def main() -> None:
     quiet()
     if given.data == "ihdp":
         found, started = [], time.process_time()
-        for fold in range(given.splits):
+        for fold in range(given.first, given.first + given.splits):
             rows = Causal(
                 "ihdp", path=given.path, folds=10, fold=fold, split_seed=10, seed=fold, batch_size=given.batch_size
             )
@@ -105,10 +106,11 @@ def main() -> None:
         return
     for shift in given.shifts:
         found, beyond, factors, started = [], [], [], time.process_time()
-        for seed in range(given.seeds):
+        for seed in range(given.first, given.first + given.seeds):
             rows = Causal("scm", shift=shift, seed=seed, batch_size=given.batch_size)
             one, model = run(rows, seed)
             found.append(one)
+            print(f"  seed {seed}: {({f'{k[0]} {k[1]}': round(v, 3) for k, v in one.items()})}", flush=True)
             x, arm = (rows.frame("train")[name].to_numpy() for name in ("x", "treatment"))
             test = rows.frame("test")["x"].to_numpy()
             own = [x[arm == a] for a in (0, 1)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import genzoo
-from contract import SMALL, TRAINER, mixed_table
+from contract import ROLES, SMALL, TRAINER, mixed_table
 from genzoo.models.catalogue import CATALOGUE
 
 pytestmark = [
@@ -19,7 +19,9 @@ pytestmark = [
 @pytest.mark.parametrize("key", sorted(CATALOGUE))
 def test_a_model_trained_on_the_gpu_scores_alike_on_both_devices(key: str) -> None:
     frame = mixed_table()
-    model = genzoo.fit(frame, model=key, trainer=TRAINER | {"accelerator": "gpu"}, **SMALL[key])
+    model = genzoo.fit(
+        frame, model=key, trainer=TRAINER | {"accelerator": "gpu"}, data=ROLES.get(key, {}).get("mixed"), **SMALL[key]
+    )
     on_cpu = model.log_prob(frame)
     on_gpu = model.to("cuda").log_prob(frame)
     # the noise is the same by construction; what is left is the rounding of float32 matrix products
@@ -29,7 +31,7 @@ def test_a_model_trained_on_the_gpu_scores_alike_on_both_devices(key: str) -> No
 @pytest.mark.parametrize("key", sorted(CATALOGUE))
 def test_a_model_on_the_gpu_samples_and_imputes(key: str) -> None:
     frame = mixed_table()
-    model = genzoo.fit(frame, model=key, trainer=TRAINER, **SMALL[key]).to("cuda")
+    model = genzoo.fit(frame, model=key, trainer=TRAINER, data=ROLES.get(key, {}).get("mixed"), **SMALL[key]).to("cuda")
     assert len(model.sample(100, seed=0)) == 100
     if model.capabilities.imputes:
         assert not model.impute(frame.head(20))[0].isna().any().any()
@@ -39,6 +41,6 @@ def test_a_model_on_the_gpu_samples_and_imputes(key: str) -> None:
 def test_mixed_precision_training_reports_full_precision_likelihoods(key: str) -> None:
     frame = mixed_table()
     options = TRAINER | {"accelerator": "gpu", "precision": "bf16-mixed"}
-    model = genzoo.fit(frame, model=key, trainer=options, **SMALL[key])
+    model = genzoo.fit(frame, model=key, trainer=options, data=ROLES.get(key, {}).get("mixed"), **SMALL[key])
     assert np.isfinite(model.log_prob(frame).values).all()
     assert abs(model.precision_check(model._encoded_table(frame))) < 1e-3

@@ -21,12 +21,13 @@ from genzoo.likelihood.noise import RowNoise, seed_of
 from genzoo.likelihood.one_step import OneStepSums, beyond_support, inverse_weights, negative_mass, observed_masses
 from genzoo.models.capabilities import Capabilities
 from genzoo.models.flows.arm_density import ArmCells, ArmDensity, ArmFlow
+from genzoo.models.flows.interventional_columns import arm_names, outcome_column, treatment_column, treatment_features
 from genzoo.models.flows.interventional_effects import LEVELS, Effects, effects
 from genzoo.models.flows.interventional_measure import InterventionalMeasure
 from genzoo.models.scoring import ModelLogProb
 from genzoo.models.stages import Stage, StagedModel
 from genzoo.tables.batch import HOLE, TableBatch
-from genzoo.tables.schema import Column, Schema
+from genzoo.tables.schema import Schema
 
 Estimator = Literal["one_step", "adjusted", "plug_in"]
 BLOCK = 2048
@@ -146,7 +147,7 @@ class InterventionalFlow(StagedModel):
                 f"folds must be at least 1, num_cells at least 2, clip from 0 to below 1; got {folds}, {num_cells}, "
                 f"{clip}"
             )
-        self.treatment, self.outcome = _treatment(self.schema), _outcome(self.schema)
+        self.treatment, self.outcome = treatment_column(self.schema), outcome_column(self.schema)
         self.arms: tuple[str, ...] = arm_names(self.treatment)
         self.estimator, self.shrink, self.folds = estimator, shrink, folds
         self.clip, self.low_overlap, self.hajek = clip, low_overlap, hajek
@@ -155,7 +156,7 @@ class InterventionalFlow(StagedModel):
         self.codec = VectorCodec(self.view, scaler={self.outcome.name: scaler})
         self._code = offsets(self.schema.categorical)[self.treatment.name]
         self._number = offsets(self.schema.numeric)[self.outcome.name]
-        mine, inputs = _treatment_features(self.view, self.treatment)
+        mine, inputs = treatment_features(self.view, self.treatment)
         self._arm_features = mine
         self.register_buffer("_inputs", torch.tensor(inputs, dtype=torch.int64), persistent=False)
         self.nuisance = ConditionalSpline(
@@ -286,6 +287,13 @@ class InterventionalFlow(StagedModel):
             sums.add(modelled.cpu(), observed.cpu(), weight.cpu(), values.cpu())
         self.measure.take(sums.result())
         self.measure.take_overlap(propensity, arm, weights, self.clip, beyond_support(propensity, arm))
+        self.training_record["overlap"] = {
+            "arms": list(self.arms),
+            "shrinkage": self.measure.shrinkage.tolist(),
+            "negative_mass": negative_mass(self.measure.plug_in + self.measure.correction).tolist(),
+            "effective_rows": self.measure.effective.tolist(),
+            "beyond_support": self.measure.beyond.tolist(),
+        }
         if isinstance(self.target, ArmCells):
             self.target.start(self.measure.plug_in, edges)
 
@@ -424,52 +432,3 @@ class InterventionalFlow(StagedModel):
     def negative_mass(self) -> NDArray[np.float64]:
         """``(num_arms,)``: mass below zero, on coarse cells, of what the target follows; 0 is best."""
         return negative_mass(self.masses()).cpu().numpy()
-
-
-def arm_names(column: Column) -> tuple[str, ...]:
-    """The treatments, by name; a missing cell that counts as a value is the last."""
-    return (*column.categories, "missing") if column.num_categories > len(column.categories) else column.categories
-
-
-def _single(schema: Schema, role: str) -> Column:
-    found = [c for c in schema.columns if c.is_modelled and c.role == role]
-    if len(found) > 1:
-        raise CapabilityError(
-            f"InterventionalFlow takes one {role} column, the table has {', '.join(repr(c.name) for c in found)}; "
-            "join them into one, or leave out the others"
-        )
-    return found[0]
-
-
-def _treatment(schema: Schema) -> Column:
-    column = _single(schema, "treatment")
-    if not column.is_categorical or column.width > 1:
-        raise CapabilityError(
-            f"treatment column '{column.name}' is {column.kind}, and InterventionalFlow needs named treatments; "
-            f"declare it categorical, with --data.overrides '{{{column.name}: {{kind: categorical}}}}' or in the schema"
-        )
-    if column.num_categories < 2:
-        raise CapabilityError(f"treatment column '{column.name}' has one value in the training rows; two are needed")
-    return column
-
-
-def _outcome(schema: Schema) -> Column:
-    column = _single(schema, "outcome")
-    if column.num_atoms or column.width > 1:
-        raise CapabilityError(
-            f"outcome column '{column.name}' has values with a probability of their own (atoms) or several numbers; "
-            "InterventionalFlow takes one continuous or quantized number: declare it so in the schema"
-        )
-    return column
-
-
-def _treatment_features(view: Schema, treatment: Column) -> tuple[list[int], list[int]]:
-    """Context features of the codec that say the treatment, and all others."""
-    place = sum(2 * c.width for c in view.context if c.is_numeric)
-    mine: list[int] = []
-    for column in view.context:
-        if column.is_categorical:
-            if column.name == treatment.name:
-                mine = list(range(place, place + column.num_categories + 1))
-            place += (column.num_categories + 1) * column.width
-    return mine, [i for i in range(place) if i not in mine]
