@@ -305,6 +305,10 @@ def test_the_authors_settings_build_train_and_round() -> None:
     assert isinstance(model, BinaryDiffusion)
     assert model.codec.num_bits == 3 * 32 + 2 + 1
     assert float(model.paper_levels[0]) == pytest.approx(1 / model.codec.num_bits)
+    levels = model._sampling_levels()
+    assert levels[0] == pytest.approx(0.5)
+    assert levels[-2] == pytest.approx(1 / model.codec.num_bits)
+    assert levels[-1] == 0.0
     likelihood = model.log_prob(mixed_table(seed=1))
     assert likelihood.kind == "lower_bound"
     assert np.isfinite(likelihood.values).all()

@@ -379,7 +379,7 @@ class BinaryDiffusion(DensityModel):
             return torch.where(x >= 0, x, torch.where(needed, z, 0))
 
         z = kept((coins(x.shape) < 0.5).long())
-        grid = xor.flip_probability(self.grid()).to(x.device)
+        grid = self._sampling_levels().to(x.device)
         for upper, lower in itertools.pairwise(grid):
             b = upper.expand(len(x))
             logit = xor.posterior_logit(self._guided(z, seen, b), z, b[:, None])
@@ -392,6 +392,13 @@ class BinaryDiffusion(DensityModel):
                 p = xor.reverse_one(torch.sigmoid(logit), z, lower, upper)
                 z = kept((coins(x.shape) < p).long())
         return z
+
+    def _sampling_levels(self) -> Tensor:
+        """``(num_steps + 1,)`` flip probabilities from 1/2 to 0: of the chain, or for rounding those of training."""
+        if self.sampler == "ancestral" or self.levels == "continuous":
+            return xor.flip_probability(self.grid())
+        thinned = torch.linspace(PAPER_LEVELS - 1, 0, self.num_steps).round().long()
+        return torch.cat([self.paper_levels.cpu()[thinned], torch.zeros(1, dtype=torch.float64)])
 
     def _drawn(self, x: Tensor, context: Tensor, generator: torch.Generator) -> Tensor:
         """As :meth:`draw_bits`; rows with a code that stands for nothing are drawn again."""
