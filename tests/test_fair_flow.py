@@ -550,7 +550,7 @@ def test_distance_before_encoding_is_the_closed_form() -> None:
     module = module_of(stripes(2000, 0))
     model.fit_codec(module)
     batch = module.data("train").batch()
-    for part, rows in zip(model._submodels(), model._rows_of(batch), strict=True):
+    for part, rows in zip(model.submodels(), model.rows_by_cell(batch), strict=True):
         part.fit_closed_form([rows])
     found = certificate(model, 20_000, delta=DELTA).worst  # encoders begin as the identity
     assert found.value == pytest.approx(2 * norm.cdf(3) - 1, abs=2e-3)

@@ -149,6 +149,7 @@ _ENTRIES = (
             stages=("density", "encoder"),
             roles=("sensitive",),
         ),
+        recipe="stripes_fair_flow",
         group="flows",
     ),
     Entry(

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from genzoo.bijections.elementwise import Elementwise
 from genzoo.errors import CapabilityError, GenZooError
-from genzoo.likelihood.estimators import importance_weighted
 from genzoo.likelihood.noise import RowNoise, seed_of
 from genzoo.models.capabilities import Capabilities
 from genzoo.models.embedding import ColumnChoice, SubModel
 from genzoo.models.flows.dense_points import DensePoints
+from genzoo.models.flows.fair_completion import complete
+from genzoo.models.flows.fair_likelihood import given_group
 from genzoo.models.flows.fair_points import FairPoints
 from genzoo.models.flows.fair_states import FairStates, States, counted
 from genzoo.models.flows.group_rows import GroupCodec, GroupedRows
@@ -244,20 +245,20 @@ class FairFlow(StagedModel):
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
-    def _submodels(self) -> list[SubModel]:
+    def submodels(self) -> list[SubModel]:
         if isinstance(self.fair, FairPoints):
             return [self.fair.density(cell).density for cell in range(len(self.fair.densities))]
         return [part for part in self.tables if isinstance(part, SubModel)]
 
-    def _cell(self, group: Tensor, label: Tensor) -> Tensor:
+    def cell_of(self, group: Tensor, label: Tensor) -> Tensor:
         """``(batch,)`` density that a row belongs to; -1 for a row whose label is needed and not known."""
         if self.num_cell_labels == 1:
             return group
         return torch.where((label < 0) | (group < 0), -1, group * self.num_cell_labels + label)
 
-    def _rows_of(self, batch: TableBatch) -> list[TableBatch]:
+    def rows_by_cell(self, batch: TableBatch) -> list[TableBatch]:
         """The rows of each cell; rows of an unknown one are left out."""
-        cell = self._cell(self.codec.groups_of(batch, known=not self.joint), self.codec.labels_of(batch))
+        cell = self.cell_of(self.codec.groups_of(batch, known=not self.joint), self.codec.labels_of(batch))
         return [
             batch.select((cell == c).nonzero().flatten()) for c in range(self.codec.num_groups * self.num_cell_labels)
         ]
@@ -266,7 +267,7 @@ class FairFlow(StagedModel):
         return [self._density_stage(), self._encoder_stage()]
 
     def _density_stage(self) -> Stage:
-        models = self._submodels()
+        models = self.submodels()
         if not models:
             return Stage("density", (self.fair,), closed_form=self._count_states, monitor=self._table_nll)
         first = models[0].model
@@ -287,27 +288,31 @@ class FairFlow(StagedModel):
         )
 
     def _density_loss(self, batch: TableBatch) -> Tensor:
-        parts = self._rows_of(batch)
+        parts = self.rows_by_cell(batch)
         losses = [
-            model.loss(rows) * (len(rows) / len(batch)) for model, rows in zip(self._submodels(), parts, strict=True)
+            model.loss(rows) * (len(rows) / len(batch)) for model, rows in zip(self.submodels(), parts, strict=True)
         ]
         return torch.stack(losses).sum()
 
     def _density_nll(self, batch: TableBatch) -> Tensor:
-        parts = zip(self._submodels(), self._rows_of(batch), strict=True)
+        parts = zip(self.submodels(), self.rows_by_cell(batch), strict=True)
         return torch.cat([-model.log_prob(rows) for model, rows in parts if len(rows)])
 
     def _fit_closed_forms(self, batches: Sequence[TableBatch]) -> None:
         held_out = self.trainer.datamodule.data("val")  # type: ignore[attr-defined]
-        held = self._rows_of(split_unseen(held_out.batch().to(self.device), self.view).batch) if len(held_out) else None
-        for cell, model in enumerate(self._submodels()):
-            rows = [self._rows_of(batch)[cell] for batch in batches]
+        held = (
+            self.rows_by_cell(split_unseen(held_out.batch().to(self.device), self.view).batch)
+            if len(held_out)
+            else None
+        )
+        for cell, model in enumerate(self.submodels()):
+            rows = [self.rows_by_cell(batch)[cell] for batch in batches]
             model.fit_closed_form(rows, [held[cell]] if held is not None and len(held[cell]) else ())
 
     def _count_states(self, batches: Sequence[TableBatch]) -> None:
         assert isinstance(self.fair, FairStates)
         batch = self._with_group(TableBatch.concatenate(list(batches)))
-        cell = self._cell(self.codec.groups_of(batch), self.codec.labels_of(batch))
+        cell = self.cell_of(self.codec.groups_of(batch), self.codec.labels_of(batch))
         codes = self.choose(batch).codes
         here = (codes >= 0).all(1) & (cell >= 0)
         states = self.fair.states
@@ -319,7 +324,7 @@ class FairFlow(StagedModel):
     def _table_nll(self, batch: TableBatch) -> Tensor:
         assert isinstance(self.fair, FairStates)
         batch = self._with_group(batch)
-        cell = self._cell(self.codec.groups_of(batch), self.codec.labels_of(batch))
+        cell = self.cell_of(self.codec.groups_of(batch), self.codec.labels_of(batch))
         return -self.fair.log_prob(self.choose(batch).codes[cell >= 0], cell[cell >= 0]).clamp(min=-100)
 
     def _encoder_stage(self) -> Stage:
@@ -361,11 +366,11 @@ class FairFlow(StagedModel):
         loss = gamma * fair.divergence(size, self.labels) if gamma else torch.zeros((), device=self.device)
         if fair.classifier is None or gamma == 1:
             return loss
-        y, group, label = self._points_of(self._with_group(batch))
+        y, group, label = self.points_of(self._with_group(batch))
         return loss + (1 - gamma) * fair.classification(y, group, label, leader)
 
     @torch.no_grad()
-    def _points_of(self, batch: TableBatch, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def points_of(self, batch: TableBatch, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Points of rows, with group and label. Without ``noise`` it is drawn."""
         fair = self.points
         group, label = self.codec.groups_of(batch), self.codec.labels_of(batch)
@@ -373,7 +378,7 @@ class FairFlow(StagedModel):
         if noise is None:
             noise = torch.randn(len(batch), fair.density(0).noise_width, device=batch.numeric.device)
         # a row without a label is drawn by the first label's density: its filler alone depends on it
-        cell = self._cell(group, label.clamp(min=0))
+        cell = self.cell_of(group, label.clamp(min=0))
         for c in torch.unique(cell).tolist():
             here = (cell == c).nonzero().flatten()
             part = fair.density(c)
@@ -409,7 +414,7 @@ class FairFlow(StagedModel):
                         for chunk in every.split(16_384)
                     ]
                 )
-                for part in self._submodels()
+                for part in self.submodels()
             ]
             fair.set_table(torch.softmax(torch.stack(table), 1))
         predicted = None
@@ -438,13 +443,13 @@ class FairFlow(StagedModel):
     def model_log_prob(self, encoded: GroupedRows, noise: RowNoise, draws: int) -> ModelLogProb:
         known = encoded.group >= 0
         if bool(known.all()):
-            values, se = self._given_group(encoded, noise, draws)
+            values, se = given_group(self, encoded, noise, draws)
             return ModelLogProb(values + self.codec.log_group()[encoded.group] if self.joint else values, se)
         # a missing group is summed over; its columns are drawn with the same noise in every group
         possible = self.codec.possible_groups(encoded.batch)
         scores, errors = [], []
         for group in range(self.codec.num_groups):
-            values, se = self._given_group(replace(encoded, group=torch.full_like(encoded.group, group)), noise, draws)
+            values, se = given_group(self, replace(encoded, group=torch.full_like(encoded.group, group)), noise, draws)
             scores.append((values + self.codec.log_group()[group]).masked_fill(~possible[:, group], -torch.inf))
             errors.append(torch.zeros_like(values) if se is None else se)
         stacked = torch.stack(scores, 1)
@@ -452,97 +457,6 @@ class FairFlow(StagedModel):
         share = (stacked - total[:, None]).exp().nan_to_num(0.0)
         error = (share * torch.stack(errors, 1)).sum(1)
         return ModelLogProb(total, error if bool(error.any()) or self.likelihood_kind != "exact" else None)
-
-    def _given_group(self, encoded: GroupedRows, noise: RowNoise, draws: int) -> tuple[Tensor, Tensor | None]:
-        if isinstance(self.fair, FairStates):
-            return self._log_prob_of_states(encoded), None
-        return self._log_prob_of_points(encoded, noise, draws)
-
-    def _log_prob_of_states(self, encoded: GroupedRows) -> Tensor:
-        fair = self.fair
-        assert isinstance(fair, FairStates)
-        codes, group, label = self.choose(encoded.batch).codes, encoded.group, encoded.label
-        if self.num_cell_labels > 1:
-            return self._by_label(group, label, lambda cell, rows: fair.log_prob(codes[rows], cell))
-        values = fair.log_prob(codes, group)
-        if fair.classifier is None:
-            return values
-        # p(label | state) of complete rows; over the states a row with holes may be in, by their probability
-        complete = (codes >= 0).all(1)
-        for rows in (complete & (label >= 0)).nonzero().flatten().split(65_536):
-            each = fair.log_label_of(fair.states.index(codes[rows]), group[rows])
-            values[rows] += each.gather(1, label[rows, None])[:, 0]
-        for row in (~complete & (label >= 0)).nonzero().flatten().tolist():
-            values[row] = fair.log_prob_with_label(codes[row], int(group[row]), int(label[row]))
-        return values
-
-    def _log_prob_of_points(self, encoded: GroupedRows, noise: RowNoise, draws: int) -> tuple[Tensor, Tensor | None]:
-        fair = self.points
-        se = torch.zeros(len(encoded), dtype=torch.float64, device=encoded.group.device)
-
-        def score(cell: Tensor, rows: Tensor) -> Tensor:
-            values = se.new_zeros(len(rows))
-            for c in torch.unique(cell).tolist():
-                here = (cell == c).nonzero().flatten()
-                part, chosen = fair.density(c), rows[here]
-                values[here], se[chosen] = self._weigh(part, encoded, chosen, noise, draws)
-            return values
-
-        everything = torch.arange(len(encoded), device=encoded.group.device)
-        if self.num_cell_labels > 1:
-            values = self._by_label(encoded.group, encoded.label, score)
-        else:
-            values = score(encoded.group, everything)
-        return values, se if bool(se.any()) or self.likelihood_kind != "exact" else None
-
-    def _weigh(
-        self, part: DensePoints, encoded: GroupedRows, chosen: Tensor, noise: RowNoise, draws: int
-    ) -> tuple[Tensor, Tensor]:
-        """Importance-weighted log p(columns, label | group) of the chosen rows, and its standard error."""
-        fair = self.points
-        cells = part.cells(encoded.batch.select(chosen))
-        label = encoded.label[chosen]
-        reads_label = fair.classifier is not None and self.num_cell_labels == 1 and bool((label >= 0).any())
-        if part.rows is None and not reads_label:  # the model's own likelihood, which sums over holes
-            value = part.density.model.model_log_prob(cells, RowNoise(noise.seed, cells.rows), draws).values.double()
-            value = torch.where(cells.outside, -torch.inf, value + cells.log_volume.sum(1))
-            return value, torch.zeros_like(value)
-        exact = part.rows is None or (part.rows.always_exact and bool(cells.present.all()))
-        draws = 1 if exact else draws
-        rows = RowNoise(noise.seed, encoded.rows[chosen])
-        normal = rows.normal(draws, part.noise_width, stream="surjection", device=cells.number.device).flatten(0, 1)
-        y, log_q = part.point(cells.repeat(draws), normal)
-        weight = part.log_prob(y).double() - log_q
-        if reads_label:
-            z = fair.encode(y, encoded.group[chosen].repeat_interleave(draws))
-            each = fair.log_label(z).gather(1, label.clamp(min=0).repeat_interleave(draws)[:, None])[:, 0]
-            weight = weight + torch.where((label >= 0).repeat_interleave(draws), each, 0.0)
-        value, se = importance_weighted(weight.reshape(len(chosen), draws))
-        value = value + cells.log_volume.sum(1)
-        value = torch.where(cells.outside, -torch.inf, value)
-        return value, torch.zeros_like(value) if exact or se is None else se
-
-    def _by_label(self, group: Tensor, label: Tensor, score: Any) -> Tensor:
-        """log P(label | group) p(columns | group, label); summed over the labels where the label is not known."""
-        log_label = self.codec.log_label()
-        values = torch.empty(len(group), dtype=torch.float64, device=group.device)
-        known = (label >= 0).nonzero().flatten()
-        if len(known):
-            cell = self._cell(group[known], label[known])
-            values[known] = score(cell, known) + log_label[group[known], label[known]]
-        unknown = (label < 0).nonzero().flatten()
-        if len(unknown):
-            values[unknown] = torch.logsumexp(self._label_scores(group, unknown, score), 1)
-        return values
-
-    def _label_scores(self, group: Tensor, rows: Tensor, score: Any) -> Tensor:
-        """``(rows, num_labels)`` log P(label | group) p(columns | group, label)."""
-        log_label = self.codec.log_label()
-        found = []
-        for label in range(self.num_cell_labels):
-            cell = group[rows] * self.num_cell_labels + label
-            found.append(score(cell, rows) + log_label[group[rows], label])
-        return torch.stack(found, 1)
 
     # ---- samples and imputations ------------------------------------------------------------------------------------
 
@@ -555,127 +469,12 @@ class FairFlow(StagedModel):
             torch.full((num_samples, sum(c.width for c in self.schema.categorical)), HOLE, dtype=torch.int64),
             torch.arange(num_samples),
         ).to(self.device)
-        return self._complete(self.codec.with_groups(blank, group), generator)
+        return complete(self, self.codec.with_groups(blank, group), generator)
 
     def model_impute(
         self, batch: TableBatch, encoded: GroupedRows, draws: int, generator: torch.Generator
     ) -> list[TableBatch]:
-        return [self._complete(batch, generator) for _ in range(draws)]
-
-    def _complete(self, batch: TableBatch, generator: torch.Generator) -> TableBatch:
-        """Holes of the columns and of the outcome, drawn given what is observed and the group."""
-        batch = self._complete_groups(batch, generator)
-        group, label = self.codec.groups_of(batch), self.codec.labels_of(batch)
-        if self.num_cell_labels > 1 and bool((label < 0).any()):
-            unknown = (label < 0).nonzero().flatten()
-            scores = self._scores_of_labels(batch, group, unknown)
-            drawn = torch.multinomial(scores.softmax(1).cpu(), 1, generator=generator)[:, 0].to(label.device)
-            label = label.index_copy(0, unknown, drawn)
-        part = self._complete_columns(self.choose(batch), self._cell(group, label), label, group, generator)
-        batch = self.choose.put(part, batch)
-        if self.codec.outcome is None:
-            return batch
-        if self.num_cell_labels == 1 and bool((label < 0).any()):
-            unknown = (label < 0).nonzero().flatten()
-            log_label = self.label_log_prob(batch.select(unknown), group[unknown], generator)
-            drawn = torch.multinomial(log_label.exp().cpu(), 1, generator=generator)[:, 0].to(label.device)
-            label = label.index_copy(0, unknown, drawn)
-        return self.codec.with_labels(batch, label)
-
-    def _complete_groups(self, batch: TableBatch, generator: torch.Generator) -> TableBatch:
-        """Rows with a group: where it is missing, one is drawn given the observed cells (joint models)."""
-        group = self.codec.groups_of(batch, known=not self.joint)
-        unknown = (group < 0).nonzero().flatten()
-        if not len(unknown):
-            return batch
-        encoded = self.codec.encode(batch.select(unknown))
-        noise = RowNoise(self.seed, encoded.rows)
-        possible = self.codec.possible_groups(encoded.batch)
-        scores = torch.stack(
-            [
-                self._given_group(replace(encoded, group=torch.full_like(encoded.group, g)), noise, self.draws)[0]
-                for g in range(self.codec.num_groups)
-            ],
-            1,
-        )
-        scores = (scores + self.codec.log_group()).masked_fill(~possible, -torch.inf)
-        drawn = torch.multinomial(scores.softmax(1).cpu(), 1, generator=generator)[:, 0].to(group.device)
-        return self.codec.with_groups(batch, group.index_copy(0, unknown, drawn))
-
-    def _scores_of_labels(self, batch: TableBatch, group: Tensor, rows: Tensor) -> Tensor:
-        fair = self.fair
-        if isinstance(fair, FairStates):
-            codes = self.choose(batch).codes
-            return self._label_scores(group, rows, lambda cell, r: fair.log_prob(codes[r], cell))
-        encoded = self.codec.encode(batch)
-        noise = RowNoise(self.seed, batch.rows)
-
-        def score(cell: Tensor, chosen: Tensor) -> Tensor:
-            values = torch.zeros(len(chosen), dtype=torch.float64, device=group.device)
-            for c in torch.unique(cell).tolist():
-                here = (cell == c).nonzero().flatten()
-                values[here] = self._weigh(fair.density(c), encoded, chosen[here], noise, self.draws)[0]
-            return values
-
-        return self._label_scores(group, rows, score)
-
-    def _complete_columns(
-        self, part: TableBatch, cell: Tensor, label: Tensor, group: Tensor, generator: torch.Generator
-    ) -> TableBatch:
-        """Columns of the representation without holes. A known label weighs in where the classifier is its density."""
-        weighs = self.num_cell_labels == 1 and self.codec.outcome is not None
-        holes = part.numeric.isnan().any(1) | (part.codes < 0).any(1)
-        numeric, codes = part.numeric.clone(), part.codes.clone()
-        for c in torch.unique(cell[holes]).tolist():
-            for chosen, candidates in ((~(weighs & (label >= 0)), 1), (weighs & (label >= 0), 16)):
-                here = (holes & (cell == c) & chosen).nonzero().flatten()
-                if not len(here):
-                    continue
-                rows = part.select(here)
-                drawn = [self._fill(rows, int(c), generator) for _ in range(candidates)]
-                best = drawn[0]
-                if candidates > 1:
-                    best = self._choose_by_label(drawn, group[here], label[here], generator)
-                numeric[here], codes[here] = best.numeric, best.codes
-        return part.with_values(numeric, codes)
-
-    def _fill(self, rows: TableBatch, cell: int, generator: torch.Generator) -> TableBatch:
-        if isinstance(self.fair, FairStates):
-            cells = torch.full((len(rows),), cell, device=rows.codes.device)
-            return rows.with_values(codes=self.fair.complete(rows.codes, cells, generator))
-        model = self.fair.density(cell).density.model
-        return model.model_impute(rows, model.codec.encode(rows), 1, generator)[0]
-
-    def _choose_by_label(
-        self, drawn: list[TableBatch], group: Tensor, label: Tensor, generator: torch.Generator
-    ) -> TableBatch:
-        """Sampling-importance-resampling: completions weighed by the probability of the observed label."""
-        weights = []
-        for rows in drawn:
-            log_label = self._log_label_of_columns(rows, group, generator)
-            weights.append(log_label.gather(1, label[:, None])[:, 0])
-        chosen = torch.multinomial(torch.stack(weights, 1).softmax(1).cpu(), 1, generator=generator)[:, 0].tolist()
-        numeric = torch.stack([rows.numeric for rows in drawn])
-        codes = torch.stack([rows.codes for rows in drawn])
-        each = torch.arange(len(group))
-        return drawn[0].with_values(numeric[chosen, each], codes[chosen, each])
-
-    def label_log_prob(self, batch: TableBatch, group: Tensor, generator: torch.Generator) -> Tensor:
-        """``(batch, num_labels)`` log P(label | complete columns, group) of the classifier on codes."""
-        return self._log_label_of_columns(self.choose(batch), group, generator)
-
-    def _log_label_of_columns(self, part: TableBatch, group: Tensor, generator: torch.Generator) -> Tensor:
-        fair = self.fair
-        if isinstance(fair, FairStates):
-            return fair.log_label_of(fair.states.index(part.codes), group)
-        density = fair.density(0)
-        y = torch.empty(len(part), fair.num_features, dtype=torch.float64, device=group.device)
-        noise = torch.randn(len(part), density.noise_width, generator=generator).to(group.device)
-        for g in torch.unique(group).tolist():
-            here = (group == g).nonzero().flatten()
-            own = fair.density(int(g) * self.num_cell_labels)
-            y[here] = own.point(own.codec.encode(part.select(here)), noise[here])[0].double()
-        return fair.log_label(fair.encode(y, group))
+        return [complete(self, batch, generator) for _ in range(draws)]
 
     # ---- codes ------------------------------------------------------------------------------------------------------
 
@@ -693,7 +492,7 @@ class FairFlow(StagedModel):
         noise = RowNoise(seed, batch.rows)
         if isinstance(self.fair, FairPoints):
             normal = noise.normal(self.fair.density(0).noise_width, stream="encode", device=batch.numeric.device)
-            y, group, _ = self._points_of(batch, normal)
+            y, group, _ = self.points_of(batch, normal)
             return self.fair.encode(y, group)
         codes = self.choose(batch).codes
         if bool((codes < 0).any()):
