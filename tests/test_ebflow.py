@@ -106,7 +106,12 @@ def test_a_layer_knows_its_derivatives(name: str) -> None:
             torch.testing.assert_close(layer.curvature(x, v, grad, context)[s, i], bend, atol=1e-10, rtol=1e-7)
     pushed = layer.push_along(x, v, context)
     torch.testing.assert_close(pushed[0], layer.push(x, context)[0])
-    torch.testing.assert_close(pushed[2], layer.tangent(x, v, context))
+    torch.testing.assert_close(pushed[1], layer.tangent(x, v, context))
+    pulled = layer.pull_bent(x, v, grad, context)
+    torch.testing.assert_close(pulled[0], layer.pull(x, grad, context))
+    if pulled[1] is not None:
+        torch.testing.assert_close(pulled[1], layer.curvature(x, v, grad, context))
+    assert (pulled[1] is None) == layer.linear
 
 
 def flow_of(kind: str) -> EnergyFlow:

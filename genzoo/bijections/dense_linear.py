@@ -43,9 +43,9 @@ class Dense(LinearLayer):
     def push(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, None]:
         return F.linear(x, self.weight.to(x.dtype)) + self.moved(x, context), None
 
-    def push_along(self, x: Tensor, v: Tensor, context: Tensor | None = None) -> tuple[Tensor, None, Tensor]:
+    def push_along(self, x: Tensor, v: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         both = F.linear(torch.cat([x, v.flatten(0, 1)]), self.weight.to(x.dtype))  # one product reads the matrix once
-        return both[: len(x)] + self.moved(x, context), None, both[len(x) :].reshape(v.shape)
+        return both[: len(x)] + self.moved(x, context), both[len(x) :].reshape(v.shape)
 
     def pull(self, x: Tensor, grad: Tensor, context: Tensor | None = None) -> Tensor:
         return grad @ self.weight.to(grad.dtype)
@@ -97,10 +97,10 @@ class Convolution(LinearLayer):
     def push(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, None]:
         return self._convolve(x, self.bias), None
 
-    def push_along(self, x: Tensor, v: Tensor, context: Tensor | None = None) -> tuple[Tensor, None, Tensor]:
+    def push_along(self, x: Tensor, v: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         both = self._convolve(torch.cat([x, v.flatten(0, 1)]), None)
         shift = self.bias.to(x.dtype).repeat_interleave(self.shape[1] * self.shape[2])
-        return both[: len(x)] + shift, None, both[len(x) :].reshape(v.shape)
+        return both[: len(x)] + shift, both[len(x) :].reshape(v.shape)
 
     def pull(self, x: Tensor, grad: Tensor, context: Tensor | None = None) -> Tensor:
         pictures = grad.reshape(len(grad), *self.shape)

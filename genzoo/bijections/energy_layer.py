@@ -52,9 +52,19 @@ class EnergyLayer(Bijection):
         pulled: Tensor = result[1]((grad, torch.ones_like(value[1])))[0]
         return pulled
 
-    def push_along(self, x: Tensor, v: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor | None, Tensor]:
-        """:meth:`push` of ``x`` and :meth:`tangent` of ``v``, in one go where that is cheaper."""
-        return *self.push(x, context), self.tangent(x, v, context)
+    def carry(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """:meth:`push` without the log-determinant."""
+        return self.push(x, context)[0]
+
+    def push_along(self, x: Tensor, v: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """:meth:`carry` of ``x`` and :meth:`tangent` of ``v``, in one go where that is cheaper."""
+        return self.carry(x, context), self.tangent(x, v, context)
+
+    def pull_bent(
+        self, x: Tensor, v: Tensor, grad: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """:meth:`pull` and :meth:`curvature` (``None`` for a linear layer), in one go where that is cheaper."""
+        return self.pull(x, grad, context), None if self.linear else self.curvature(x, v, grad, context)
 
     def tangent(self, x: Tensor, v: Tensor, context: Tensor | None = None) -> Tensor:
         """``J v`` for ``v`` ``(slices, batch, D)``, same shape."""

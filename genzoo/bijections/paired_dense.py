@@ -36,15 +36,25 @@ class PairedDense:
         """See :meth:`genzoo.bijections.energy_layer.EnergyLayer.push`."""
         return _push(x, self.layer.weight.to(x.dtype), self.left) + self.layer.moved(x, context), None
 
-    def push_along(self, x: Tensor, v: Tensor, context: Tensor | None = None) -> tuple[Tensor, None, Tensor]:
+    def carry(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """See :meth:`genzoo.bijections.energy_layer.EnergyLayer.carry`."""
+        return self.push(x, context)[0]
+
+    def push_along(self, x: Tensor, v: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See :meth:`genzoo.bijections.energy_layer.EnergyLayer.push_along`."""
         both = _push(torch.cat([x, v.flatten(0, 1)]), self.layer.weight.to(x.dtype), self.left)
-        return both[: len(x)] + self.layer.moved(x, context), None, both[len(x) :].reshape(v.shape)
+        return both[: len(x)] + self.layer.moved(x, context), both[len(x) :].reshape(v.shape)
 
     def pull(self, x: Tensor, grad: Tensor, context: Tensor | None = None) -> Tensor:
         """See :meth:`genzoo.bijections.energy_layer.EnergyLayer.pull`."""
         pulled: Tensor = _Pull.apply(grad, self.layer.weight.to(grad.dtype), self.left)  # type: ignore[no-untyped-call]
         return pulled
+
+    def pull_bent(
+        self, x: Tensor, v: Tensor, grad: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`genzoo.bijections.energy_layer.EnergyLayer.pull_bent`."""
+        return self.pull(x, grad, context), None
 
 
 def _push(x: Tensor, weight: Tensor, left: list[tuple[Tensor, Tensor]]) -> Tensor:

@@ -22,23 +22,38 @@ class ElementwiseLayer(EnergyLayer):
         """``a(x)``."""
 
     @abstractmethod
-    def slopes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``a'``, ``log a'``, ``(log a')'`` and ``(log a')''``."""
+    def log_slope(self, x: Tensor) -> Tensor:
+        """``log a'(x)``."""
+
+    @abstractmethod
+    def slope(self, x: Tensor) -> Tensor:
+        """``a'(x)``."""
+
+    @abstractmethod
+    def slopes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``a'``, ``(log a')'`` and ``(log a')''``."""
 
     def push(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.value(x), self.slopes(x)[1].sum(1)
+        return self.value(x), self.log_slope(x).sum(1)
+
+    def carry(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.value(x)
 
     def pull(self, x: Tensor, grad: Tensor, context: Tensor | None = None) -> Tensor:
-        slope, _, first, _ = self.slopes(x)
+        slope, first, _ = self.slopes(x)
         return slope * grad + first
 
     def tangent(self, x: Tensor, v: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.slopes(x)[0] * v
+        return self.slope(x) * v
 
     def curvature(self, x: Tensor, v: Tensor, grad: Tensor, context: Tensor | None = None) -> Tensor:
-        slope, _, first, second = self.slopes(x)
+        return self.pull_bent(x, v, grad, context)[1]
+
+    def pull_bent(self, x: Tensor, v: Tensor, grad: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        slope, first, second = self.slopes(x)
+        scaled = slope * grad
         # a'' = a' (log a')'
-        return ((grad * slope * first + second) * v.square()).sum(-1)
+        return scaled + first, ((scaled * first + second) * v.square()).sum(-1)
 
 
 class SmoothLeakyReLU(ElementwiseLayer):
@@ -61,12 +76,17 @@ class SmoothLeakyReLU(ElementwiseLayer):
     def value(self, x: Tensor) -> Tensor:
         return self.base * x + (1 - self.alpha) * F.softplus(x)
 
-    def slopes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def log_slope(self, x: Tensor) -> Tensor:
+        return self.slope(x).log()
+
+    def slope(self, x: Tensor) -> Tensor:
+        return self.base + (1 - self.alpha) * torch.sigmoid(x)
+
+    def slopes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         sigmoid = torch.sigmoid(x)
         slope = self.base + (1 - self.alpha) * sigmoid
-        bend = (1 - self.alpha) * sigmoid * (1 - sigmoid)
-        first = bend / slope
-        return slope, slope.log(), first, first * (1 - 2 * sigmoid) - first.square()
+        first = (1 - self.alpha) * sigmoid * (1 - sigmoid) / slope
+        return slope, first, first * (1 - 2 * sigmoid - first)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Newton's method: the map is convex, so after one step every iterate lies above the root and falls to it."""
@@ -76,7 +96,7 @@ class SmoothLeakyReLU(ElementwiseLayer):
             x = x - step
             if bool((step.abs() <= 4 * torch.finfo(z.dtype).eps * (1 + x.abs())).all()):
                 break
-        return x, -self.slopes(x)[1].sum(1)
+        return x, -self.log_slope(x).sum(1)
 
 
 class ShareLogit(ElementwiseLayer):
@@ -96,17 +116,24 @@ class ShareLogit(ElementwiseLayer):
         w = self._share(x)
         return (w.log() - torch.log1p(-w)) / self.smoothness
 
-    def slopes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def log_slope(self, x: Tensor) -> Tensor:
+        w = self._share(x)
+        return log((1 - 2 * self.shift) / self.span / self.smoothness) - w.log() - torch.log1p(-w)
+
+    def slope(self, x: Tensor) -> Tensor:
+        w = self._share(x)
+        return (1 - 2 * self.shift) / self.span / self.smoothness / (w * (1 - w))
+
+    def slopes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         w = self._share(x)
         scale = (1 - 2 * self.shift) / self.span
-        log_slope = log(scale / self.smoothness) - w.log() - torch.log1p(-w)
         first = scale * (2 * w - 1) / (w * (1 - w))
         second = scale**2 * (1 / w.square() + 1 / (1 - w).square())
-        return log_slope.exp(), log_slope, first, second
+        return self.slope(x), first, second
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = self.span * (torch.sigmoid(self.smoothness * z) / (1 - 2 * self.shift) - self.shift)
-        return x, -self.slopes(x)[1].sum(1)
+        return x, -self.log_slope(x).sum(1)
 
     def _share(self, x: Tensor) -> Tensor:
         return (x / self.span + self.shift) * (1 - 2 * self.shift)

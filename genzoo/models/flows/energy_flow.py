@@ -41,7 +41,7 @@ class Stack:
         """Energies at ``x``, ``x + v`` and ``x - v``, ``(batch,)`` each; leading linear layers see two of them."""
         layers = list(self.layers)
         while layers and layers[0].linear:
-            x, _, along = layers.pop(0).push_along(x, v[None], context)
+            x, along = layers.pop(0).push_along(x, v[None], context)
             v = along[0]
         points = torch.cat([x, x + v, x - v])
         energy = Stack(layers).energy(points, None if context is None else context.repeat(3, 1))
@@ -60,7 +60,11 @@ class Stack:
 
     def score(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """``grad log p(x)``, ``(batch, D)``: one pass to the latent and one back, differentiable in the weights."""
-        return self.energy_and_score(x, context)[1]
+        points = []
+        for layer in self.layers:
+            points.append(x)
+            x = layer.carry(x, context)
+        return self._back(points, -x, context)
 
     def energy_and_score(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """:meth:`energy` and :meth:`score` in the passes of the latter."""
@@ -70,10 +74,12 @@ class Stack:
             points.append(x)
             x, log_det = layer.push(x, context)
             energy = energy if log_det is None else energy - log_det
-        grad = -x
+        return energy + 0.5 * x.square().sum(1), self._back(points, -x, context)
+
+    def _back(self, points: list[Tensor], grad: Tensor, context: Tensor | None) -> Tensor:
         for layer, point in zip(reversed(self.layers), reversed(points), strict=True):
             grad = layer.pull(point, grad, context)
-        return energy + 0.5 * x.square().sum(1), grad
+        return grad
 
     def score_and_curvature(self, x: Tensor, probes: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         r"""Score and ``v^T (d score / dx) v``.
@@ -90,12 +96,11 @@ class Stack:
         for layer in self.layers:
             points.append(x)
             directions.append(probes)
-            x, _, probes = layer.push_along(x, probes, context)
+            x, probes = layer.push_along(x, probes, context)
         grad, curvature = -x, -probes.square().sum(2)
         for layer, point, v in zip(reversed(self.layers), reversed(points), reversed(directions), strict=True):
-            if not layer.linear:
-                curvature = curvature + layer.curvature(point, v, grad, context)
-            grad = layer.pull(point, grad, context)
+            grad, bend = layer.pull_bent(point, v, grad, context)
+            curvature = curvature if bend is None else curvature + bend
         return grad, curvature
 
 
