@@ -59,7 +59,6 @@ class CouplingFlow(nn.Module):
     def sample(self, num_samples: int, context: Tensor | None, generator: torch.Generator) -> Tensor:
         """``(num_samples, num_features)`` float64 draws; ``context`` has ``num_samples`` rows or is ``None``."""
         z = torch.randn(num_samples, self.num_features, generator=generator, dtype=torch.float64)
-        if context is not None:
-            z = z.to(context.device)
+        z = z.to(next(self.parameters()).device)
         x: Tensor = self.bijection(z, context)[0]
         return x
