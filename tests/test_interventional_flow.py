@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from pathlib import Path
@@ -654,6 +655,19 @@ def test_genzoo_effect_writes_tables_and_a_picture(tmp_path: Path, capsys: pytes
     assert "new folder" in capsys.readouterr().err
 
 
+def test_the_recipe_trains_tests_and_gives_effects_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = Path(__file__).parents[1] / "configs" / "recipes" / "scm_interventional_flow.yaml"
+    run = tmp_path / "run"
+    short = ["--data.num_rows", "200", "--data.num_test", "50", "--trainer.max_epochs", "4"]
+    assert main(["fit", "--config", str(recipe), "--run_dir", str(run), *short]) == 0
+    assert (run / "test_log_likelihood.parquet").is_file()
+    assert main(["effect", str(run), "-o", str(tmp_path / "effects")]) == 0
+    assert main(["test", "--ckpt_path", str(run)]) == 0
+    assert "wrote" in capsys.readouterr().out
+
+
 def test_genzoo_effect_refuses_another_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "model.ckpt"
     genzoo.fit(trial(60), model="gaussian").save(run)
@@ -661,22 +675,45 @@ def test_genzoo_effect_refuses_another_model(tmp_path: Path, capsys: pytest.Capt
     assert "effects are read off an interventional_flow" in capsys.readouterr().err
 
 
+def below_truth(model: InterventionalFlow, rows: Causal) -> np.ndarray:
+    """``(arms,)`` mean of true minus fitted log-density over the potential outcomes of the test rows."""
+    return np.array([score.gap for score in score_potential_outcomes(model, rows)], dtype=float)
+
+
+def plug_in_of(model: InterventionalFlow) -> InterventionalFlow:
+    """The same nuisance, its masses themselves as densities."""
+    other = copy.deepcopy(model)
+    cells = ArmCells(len(model.arms), model.measure.num_cells + 1)
+    cells.start(model.measure.plug_in, model.measure.edges)
+    other.target = cells
+    return other
+
+
 @pytest.mark.slow
-def test_with_good_overlap_both_arms_are_within_a_twentieth_nat_of_the_truth(
-    record_property: Any,
-) -> None:
+@pytest.mark.parametrize(("shift", "most"), [(1.5, 0.05), (2.5, 0.15)])
+def test_both_arms_are_close_to_the_truth(shift: float, most: float, record_property: Any) -> None:
     gaps, worse = [], []
     for seed in (0, 1):
-        rows = Causal("scm", shift=1.5, seed=seed, batch_size=64, num_test=5000)
+        rows = Causal("scm", shift=shift, seed=seed, batch_size=64, num_test=5000)
         rows.setup("fit")
         model = train(InterventionalFlow(rows.schema_dict, seed=seed), rows, progress=False)
-        scores = score_potential_outcomes(model, rows)
-        cells = ArmCells(2, model.measure.num_cells + 1)
-        cells.start(model.measure.plug_in, model.measure.edges)
-        gaps.append([score.gap for score in scores])
-        model.target = cells
-        worse.append([a - b.gap for a, b in zip(gaps[-1], score_potential_outcomes(model, rows), strict=True)])  # type: ignore[operator]
+        gaps.append(below_truth(model, rows))
+        worse.append(gaps[-1] - below_truth(plug_in_of(model), rows))
     record_property("below the truth, by seed and arm", str(np.round(gaps, 4).tolist()))
     record_property("one-step minus plug-in", str(np.round(worse, 4).tolist()))
-    assert np.mean(gaps, axis=0).max() < 0.05
-    assert np.mean(worse, axis=0).max() < 0.02
+    assert np.mean(gaps, axis=0).max() < most
+    assert np.mean(worse, axis=0).max() < 0.03
+
+
+@pytest.mark.slow
+def test_ihdp_untreated_outcomes_are_close_to_the_truth_out_of_sample(record_property: Any) -> None:
+    if not (SHARED / "ihdp").is_dir():
+        pytest.skip("IHDP is not here")
+    gaps = []
+    for fold in (0, 1):
+        rows = Causal("ihdp", path=str(SHARED / "ihdp"), folds=10, fold=fold, split_seed=10, seed=fold, batch_size=64)
+        rows.setup("fit")
+        model = train(InterventionalFlow(rows.schema_dict, seed=fold), rows, progress=False)
+        gaps.append([*below_truth(model, rows), *below_truth(plug_in_of(model), rows)])
+    record_property("below the truth, by fold; arms of the model, of the plug-in", str(np.round(gaps, 4).tolist()))
+    assert np.mean(gaps, axis=0)[0] < 0.08

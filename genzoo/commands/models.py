@@ -76,6 +76,7 @@ def details(name: str) -> str:
         f"  class        {entry.class_path}",
         f"  family       {entry.group}",
         f"  paper        {entry.paper or '-'}",
+        *([] if c.estimand == "observational" else [f"  estimand     {c.estimand}: never compared with others"]),
         f"  likelihood   {_kind(c.likelihood)} on continuous, {_kind(c.quantized)} with quantized, "
         f"{_kind(c.categorical)} with categorical columns",
         f"  accepts      {', '.join(c.kinds)} columns" + ("; text and image blocks" if c.sequences else ""),
@@ -89,7 +90,10 @@ def details(name: str) -> str:
         lines.append(f"  stages       {', '.join(c.stages)}")
     if entry.recipe:
         lines.append(f"  recipe       configs/recipes/{entry.recipe.removesuffix('.yaml')}.yaml")
-    lines.append(f"  run          genzoo fit --model {entry.key} --data.path my.csv")
+    if c.roles:
+        lines.append(f"  needs        {' and '.join(c.roles)} column" + "s" * (len(c.roles) > 1))
+    roles = "".join(f" --data.{role} '[COLUMN]'" for role in c.roles)
+    lines.append(f"  run          genzoo fit --model {entry.key} --data.path my.csv{roles}")
     lines.append(f"  arguments    genzoo fit --model.help {entry.class_name}")
     return "\n".join(lines) + "\n"
 
