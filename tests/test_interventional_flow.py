@@ -717,3 +717,22 @@ def test_ihdp_untreated_outcomes_are_close_to_the_truth_out_of_sample(record_pro
         gaps.append([*below_truth(model, rows), *below_truth(plug_in_of(model), rows)])
     record_property("below the truth, by fold; arms of the model, of the plug-in", str(np.round(gaps, 4).tolist()))
     assert np.mean(gaps, axis=0)[0] < 0.08
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "expected"), [("scm", -2.319), ("ihdp", -1.74)])
+def test_the_recipes_give_the_numbers_of_their_headers(
+    name: str, expected: float, tmp_path: Path, record_property: Any
+) -> None:
+    from genzoo.likelihood.log_likelihood import LogLikelihood
+
+    recipe = Path(__file__).parents[1] / "configs" / "recipes" / f"{name}_interventional_flow.yaml"
+    more = []
+    if name == "ihdp":
+        if not (SHARED / "ihdp").is_dir():
+            pytest.skip("IHDP is not here")
+        more = ["--data.path", str(SHARED / "ihdp")]
+    assert main(["fit", "--config", str(recipe), "--run_dir", str(tmp_path / "run"), *more]) == 0
+    found = LogLikelihood.load(tmp_path / "run" / "test_log_likelihood.parquet")
+    record_property("test log-likelihood", found.label() + f" {len(found)}")
+    assert found.mean() == pytest.approx(expected, abs=0.05)
