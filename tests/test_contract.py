@@ -184,8 +184,9 @@ def test_density_of_two_columns_integrates_to_one(key: str) -> None:
     axes = [np.linspace(lo.iloc[i], hi.iloc[i], 400) for i in range(2)]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
     points = pd.DataFrame(grid, columns=frame.columns)
-    # summed over the categories beside the numbers, if there are any
-    tables = [points.assign(**line._asdict()) for line in categories.itertuples(index=False)] or [points]
+    tables = [points]
+    if len(categories.columns):  # summed over the categories beside the numbers
+        tables = [points.assign(**line._asdict()) for line in categories.itertuples(index=False)]
     density = sum(np.exp(model.log_prob(table, batch_size=20_000).values) for table in tables)
     total = density.sum() * (axes[0][1] - axes[0][0]) * (axes[1][1] - axes[1][0])
     assert total == pytest.approx(1.0, abs=5e-3)
