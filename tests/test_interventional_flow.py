@@ -568,6 +568,10 @@ def test_samples_follow_the_densities() -> None:
     model = fitted()
     drawn = model.sample(20_000, seed=1)
     assert list(drawn.columns) == ["drug", "weight"]
+    assert model.sample(7, backend="pyarrow").column_names == ["drug", "weight"]
+    assert model.sample(7, backend="polars").shape == (7, 2)
+    with pytest.raises(DataError, match="training rows did not, in 1 rows"):
+        model.sample(given=pd.DataFrame({"drug": ["yes", "perhaps"]}))
     for arm in model.arms:
         values = drawn.loc[drawn["drug"] == arm, "weight"].to_numpy()
         levels = np.linspace(0.05, 0.95, 19)
