@@ -4,11 +4,11 @@
 
 16 blocks with networks D-128-128-D, a map of each feature after each, batch 512, in 2 and in 8 dimensions. A step is
 loss, backward, Adam, and what follows the weights' norms; scoring is ``log_prob`` of 512 rows in evaluation mode. Steps
-of all flows are interleaved; times are medians of CPU time (a busy machine does not count). ``se`` is the standard
-error that estimating log-determinants adds to one score, nats, from repeated scores of the same rows; ``gradient noise``
-is the standard deviation of the loss's gradient over repeats on the same rows, over its length, at equal weights of the
-networks' scales. normflows' modes: ``default`` (roulette, Neumann series, memory-saving), and ``brute_force`` (the
-full Jacobian; two dimensions only), the like-for-like row beside GenZoo's exact steps.
+of all flows are interleaved; times are medians of CPU time (a busy machine does not count). Noise is measured after a
+few steps on fresh rows: ``se`` is the standard error that estimating log-determinants adds to the score of a row, nats;
+``gradient noise`` is the spread of the loss's gradient over repeats on the same rows, relative to its length.
+normflows' modes: ``default`` (roulette, Neumann series, memory-saving), and ``brute_force`` (the full Jacobian; two
+dimensions only), the like-for-like row beside GenZoo's exact steps.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def scores(flow: Contestant, x: Tensor) -> Tensor:
 
 
 def noise(flow: Contestant, x: Tensor, repeats: int) -> tuple[float, float]:
-    """Root mean square standard error of a score, and relative spread of the gradient, over repeats on the same rows."""
+    """Root mean square error of a score, and relative spread of the gradient, over repeats on the same rows."""
     flow.module.train()
     gradients = torch.stack([flow.gradient(x) for _ in range(2 * repeats)])
     spread = gradients.var(0).sum().sqrt() / gradients.mean(0).norm()
@@ -126,7 +126,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.device == "cpu":
         torch.set_num_threads(1)
-    print(f"{'D':>2s} {'flow':24s} {'parameters':>10s} {'step ms':>8s} {'rows/s':>9s} {'se':>8s} {'gradient noise':>14s}")
+    print(
+        f"{'D':>2s} {'flow':24s} {'parameters':>10s} {'step ms':>8s} {'rows/s':>9s} {'se':>8s} {'gradient noise':>14s}"
+    )
     for width in (2, 8):
         flows = [genzoo_flow(width, log_det, given.device) for log_det in ("exact", "roulette")]
         try:
