@@ -63,7 +63,7 @@ CASES = {
     "iris": Case(50, 100, {"num_levels": 20, "copies": 20, "rounds": 20, "label": "label"}, 20, 10),
     "wine": Case(20, 20, {"num_levels": 12, "copies": 10, "rounds": 40, "sampler": "heun", "label": "label"}, 20, 6),
     "mixture_1600": Case(20, 10, {"copies": 5} | LARGE, 6),
-    "mixture_8000": Case(20, 5, {"copies": 2} | LARGE, 3),
+    "mixture_8000": Case(20, 5, {"copies": 2} | LARGE | {"rounds": 50}, 3),
     "breast_cancer": Case(
         50, 20, {"num_levels": 12, "copies": 5, "rounds": 30, "sampler": "heun", "label": "label"}, 6, levels_timed=2
     ),
