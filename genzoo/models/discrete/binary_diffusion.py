@@ -300,18 +300,19 @@ class BinaryDiffusion(DensityModel):
     def _listed(self, bits: Tensor) -> Tensor:
         """Exact log-probability of rows as they are drawn: among the codes that stand for something."""
         out = torch.zeros(len(bits), dtype=torch.float64, device=bits.device)
-        patterns, group = torch.unique(bits < 0, dim=0, return_inverse=True)
-        for number, pattern in enumerate(patterns):
+        power = 2 ** torch.arange(bits.shape[1] - 1, -1, -1, device=bits.device)
+        patterns, group = torch.unique((bits < 0).long() @ power, return_inverse=True)
+        for number, code in enumerate(patterns):
             here = torch.nonzero(group == number)[:, 0]
-            kept = torch.nonzero(~pattern)[:, 0]
+            kept = torch.nonzero((code & power) == 0)[:, 0]
             if not len(kept):
                 continue
-            choice = torch.arange(2, device=bits.device)
-            states = torch.full((2 ** len(kept), len(pattern)), PINNED, device=bits.device)
-            states[:, kept] = all_states([choice] * len(kept))
-            log_law = self.chain().exact_log_prob(torch.cat([bits[here], states]))
+            states = torch.full((2 ** len(kept), len(power)), PINNED, device=bits.device)
+            states[:, kept] = all_states([torch.arange(2, device=bits.device)] * len(kept))
+            log_law = self.chain().exact_log_prob(states)
             good = self._meaningful(states).all(1)
-            out[here] = log_law[: len(here)] - torch.logsumexp(log_law[len(here) :][good], 0)
+            place = bits[here][:, kept] @ power[-len(kept) :]  # the last bit runs fastest in the list
+            out[here] = log_law[place] - torch.logsumexp(log_law[good], 0)
         return out
 
     def _meaningful(self, bits: Tensor) -> Tensor:
