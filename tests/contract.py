@@ -22,7 +22,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "gidd": {"num_bins": 8, "width": 32, "num_layers": 2, "num_heads": 2, "num_steps": 24, "patience": 0},
     "multinomial_diffusion": {"num_bins": 8, "width": 32, "num_steps": 24, "patience": 0},
     "binary_diffusion": {"num_bits": 3, "width": 32, "num_layers": 1, "num_steps": 16, "patience": 0},
-    "argmax_flow": {"num_bins": 16, "hidden": 32, "num_layers": 1, "encoder": 32, "draws": 4, "patience": 0},
+    "argmax_flow": {"num_bins": 8, "bins": 4, "hidden": 32, "num_layers": 1, "encoder": 32, "draws": 2, "patience": 0},
     "fair_flow": {
         "joint": True,
         "density_args": {"transform": "coupling", "hidden": 16, "num_transforms": 2, "bins": 6},
