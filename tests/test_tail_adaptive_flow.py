@@ -422,3 +422,15 @@ def test_no_likelihood_beats_the_truth(tail: str) -> None:
     gap = truth - model.log_prob(held).values
     assert gap.mean() > -3 * gap.std() / math.sqrt(len(gap))
     assert gap.mean() < 0.3
+
+
+def test_model_says_which_index_each_side_can_reach() -> None:
+    frame = heavy_table(300)[["loss", "size"]]
+    given = {"loss": 2.0, "size": "light"}
+    fixed = fitted(frame, base="mtaf_fix", tail="none", tails=given).tail_indices()
+    assert fixed["loss"] == pytest.approx((2.0, 2.0), rel=1e-6)
+    assert fixed["size"] == (math.inf, math.inf)
+    layer = fitted(frame, base="gaussian", tail="ttf_fix", tails=given).tail_indices()
+    assert layer["loss"] == pytest.approx((2.0, 2.0), rel=1e-5)
+    assert min(layer["size"]) > 1000
+    assert fitted(frame, base="taf", tail="ttf", tails=given).tail_indices()["loss"] == (0.0, 0.0)

@@ -164,8 +164,9 @@ class TailAdaptiveFlow(DensityModel):
     def tail_indices(self) -> dict[str, tuple[float, float]]:
         """Tail indices of the lower and the upper side of every numeric column that the trained model can reach.
 
-        The base density's degrees of freedom, or ``1 / lambda`` of the tail layer; ``inf`` for a light side. With base
-        ``taf`` or ``gtaf``, linear maps mix columns, and the heaviest base coordinate is every column's.
+        The base density's degrees of freedom, or ``1 / lambda`` of the tail layer; ``inf`` for a light side, 0 for one
+        that is heavier than any power (a Student base under a tail layer). With base ``taf`` or ``gtaf``, linear maps
+        mix columns, and the heaviest base coordinate is every column's; with ``mtaf``, every heavy column's.
         """
         freedom = self.flow.base.freedom().detach()
         if self.flow.base.base in ("taf", "gtaf"):
@@ -175,7 +176,7 @@ class TailAdaptiveFlow(DensityModel):
         both = freedom[: len(self.codec.numbers)].repeat(2, 1)
         layer = self.flow.tail_layer
         if layer is not None:
-            both = torch.minimum(both, 1 / layer.weights().detach())
+            both = torch.where(both.isinf(), 1 / layer.weights().detach(), 0.0)
         return {slot.column: (float(both[0, i]), float(both[1, i])) for i, slot in enumerate(self.codec.numbers)}
 
     def loss(self, encoded: Cells) -> Tensor:
