@@ -32,7 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "draws": 8,
     },
     "forest_autoregressive": {"rounds": 40, "groups": 2},
-    "forest_flow": {"num_levels": 6, "rounds": 15, "copies": 3, "groups": 2, "draws": 4, "eta": 0.3},
+    "forest_flow": {"num_levels": 8, "rounds": 15, "copies": 3, "groups": 2, "draws": 4, "eta": 0.3},
     "forest_diffusion": {"num_levels": 5, "rounds": 12, "copies": 3, "groups": 2, "draws": 4, "eta": 0.3},
 }
 TRAINER = {"max_epochs": 3}
