@@ -1,4 +1,4 @@
-"""An autoregressive transformer on a text, of the size of the text diffusions: the reference for their bits per character.
+"""An autoregressive transformer on a text, of the size of the text diffusions, whose bits per character it refers to.
 
     OMP_NUM_THREADS=1 python benchmarks/text_autoregressive.py FOLDER [--length 128 --epochs 2]
 

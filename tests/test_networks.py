@@ -248,9 +248,9 @@ def test_a_picture_gets_places_of_its_own() -> None:
 
 def test_unknown_networks_and_text_over_columns_are_refused_in_words() -> None:
     table = Schema((Column("a", "binary", categories=("0", "1")), Column("b", "binary", categories=("0", "1"))))
-    with pytest.raises(ValueError, match="network must be one of auto, transformer, mlp, text, got 'lstm'"):
+    with pytest.raises(ValueError, match=r"network must be one of auto, transformer, mlp, text, got 'lstm'"):
         RADD(schema=table.to_dict(), network="lstm")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="'text' reads one block .* the table has 2 columns"):
+    with pytest.raises(ValueError, match=r"'text' reads one block .* the table has 2 columns"):
         RADD(schema=table.to_dict(), network="text")
 
 
