@@ -89,8 +89,8 @@ class Layer(nn.Module):
     """Attention and a feed-forward part, each added to what it read.
 
     ``forward`` takes a :func:`rotation` by which queries and keys are turned in each place, or ``None``. With
-    ``causal`` a cell attends to itself and to those before it. ``smooth`` is the feed-forward part's function: GELU, or SiLU,
-    which costs half as much on a CPU.
+    ``causal`` a cell attends to itself and to those before it. ``smooth`` is the feed-forward part's function:
+    GELU, or SiLU, which costs half as much on a CPU.
     """
 
     def __init__(
