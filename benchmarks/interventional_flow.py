@@ -110,7 +110,7 @@ def main() -> None:
             rows = Causal("scm", shift=shift, seed=seed, batch_size=given.batch_size)
             one, model = run(rows, seed)
             found.append(one)
-            print(f"  seed {seed}: {({f'{k[0]} {k[1]}': round(v, 3) for k, v in one.items()})}", flush=True)
+            print(f"  seed {seed}: { ({f'{k[0]} {k[1]}': round(v, 3) for k, v in one.items()}) }", flush=True)
             x, arm = (rows.frame("train")[name].to_numpy() for name in ("x", "treatment"))
             test = rows.frame("test")["x"].to_numpy()
             own = [x[arm == a] for a in (0, 1)]
