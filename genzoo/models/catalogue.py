@@ -100,6 +100,7 @@ _ENTRIES = (
             categorical="lower_bound",
             imputes=True,
         ),
+        recipe="danish_fire_tail_adaptive_flow",
         group="flows",
     ),
     Entry(
