@@ -115,7 +115,7 @@ def test_training_follows_the_norm_with_one_refresh_a_step_and_evaluation_certif
     optimizer = torch.optim.Adam(layer.parameters(), 3e-3)
     for _ in range(100):
         optimizer.zero_grad()
-        (-layer.apply_to(torch.randn(50, 20), layer.effective()).square().mean()).backward()
+        (-layer.apply_to(torch.randn(50, 20), layer.effective(), layer.bias).square().mean()).backward()
         optimizer.step()
         layer.refresh()
 

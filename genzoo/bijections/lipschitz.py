@@ -39,42 +39,41 @@ LARGEST = 0.99
 """Largest Lipschitz constant of networks with mixed norms, where the coefficients do not decide."""
 
 
-class _LipSwish(torch.autograd.Function):
-    """``h sigmoid(beta h) / 1.1`` and its slope, in one pass each way; twice differentiable, also under torch.func."""
+class _Swish(torch.autograd.Function):
+    """``t sigmoid(t)`` and its slope, in one pass each way; twice differentiable, also under torch.func."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(h: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-        t = beta * h
-        return functional.silu(t) / (1.1 * beta), torch.ops.aten.silu_backward(torch.full_like(t, 1 / 1.1), t)
+    def forward(t: Tensor) -> tuple[Tensor, Tensor]:
+        return functional.silu(t), torch.ops.aten.silu_backward(torch.ones_like(t), t)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(*inputs, *output)
-        ctx.save_for_forward(*inputs, *output)
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(inputs[0], output[1])
+        ctx.save_for_forward(inputs[0], output[1])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         grad_value, grad_slope = gradients
-        h, beta, value, slope = ctx.saved_tensors
-        grad_h = torch.addcmul(grad_value * slope, grad_slope, _bend(h, beta, slope))
-        # value = V(beta h) / beta and slope = S(beta h): both depend on beta through beta h, and value on 1 / beta
-        return grad_h, ((h * grad_h).sum() - (grad_value * value).sum()) / beta
+        t, slope = ctx.saved_tensors
+        return torch.addcmul(grad_value * slope, grad_slope, _bend(t, slope))
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
-        h, beta, value, slope = ctx.saved_tensors
-        move = torch.zeros_like(h) if tangents[0] is None else tangents[0]
-        extra = torch.zeros_like(h)
-        if tangents[1] is not None:
-            move, extra = move + h * tangents[1] / beta, value * tangents[1] / beta
-        return slope * move - extra, _bend(h, beta, slope) * move
+    def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, Tensor]:
+        t, slope = ctx.saved_tensors
+        return slope * tangents[0], _bend(t, slope) * tangents[0]
 
 
-def _bend(h: Tensor, beta: Tensor, slope: Tensor) -> Tensor:
+def _bend(t: Tensor, slope: Tensor) -> Tensor:
     """Derivative of the slope: for ``f(t) = t sigmoid(t)``, ``f'' = sigmoid + f' (1 - 2 sigmoid)``."""
-    return torch.addcmul(slope, torch.sigmoid(beta * h), 1 / 1.1 - 2 * slope) * beta
+    return torch.addcmul(slope, torch.sigmoid(t), 1 - 2 * slope)
+
+
+def swish(t: Tensor) -> tuple[Tensor, Tensor]:
+    """``t sigmoid(t)`` and its slope."""
+    value, slope = _Swish.apply(t)
+    return value, slope
 
 
 def lipswish(h: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,8 +86,8 @@ def lipswish(h: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
     References:
         Chen, Behrmann, Duvenaud, Jacobsen (2019), Residual flows for invertible generative modeling, arXiv:1906.02735.
     """
-    value, slope = _LipSwish.apply(h, beta)
-    return value, slope
+    value, slope = swish(beta * h)
+    return value / (1.1 * beta), slope / 1.1
 
 
 class LipschitzLayer(nn.Module, ABC):
@@ -138,8 +137,8 @@ class LipschitzLayer(nn.Module, ABC):
         """Its transpose, of ``(..., *out)``."""
 
     @abstractmethod
-    def apply_to(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The linear map and the bias, of ``(batch, *in)``."""
+    def apply_to(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The linear map plus a bias, of ``(batch, *in)``."""
 
     @abstractmethod
     def upper_bound(self) -> float:
@@ -262,8 +261,8 @@ class LipschitzLinear(LipschitzLayer):
     def pull(self, u: Tensor, weight: Tensor) -> Tensor:
         return u @ weight
 
-    def apply_to(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.linear(x, weight, self.bias)
+    def apply_to(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return functional.linear(x, weight, bias)
 
     def upper_bound(self) -> float:
         return certified_norm(self.weight, self.domain, self.codomain)
@@ -310,8 +309,8 @@ class LipschitzConv2d(LipschitzLayer):
         out = functional.conv2d(u.flatten(0, -4), weight.transpose(0, 1).flip(2, 3), padding=self.padding)
         return out.reshape(*u.shape[:-3], *out.shape[1:])
 
-    def apply_to(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.conv2d(x, weight, self.bias, padding=self.padding)
+    def apply_to(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return functional.conv2d(x, weight, bias, padding=self.padding)
 
     def _whole(self, t: Tensor, weight: Tensor) -> Tensor:
         return functional.conv2d(self._wrap(t), weight)[0]
@@ -335,8 +334,8 @@ class Linearised:
     Args:
         value: ``(batch, *event)``.
         layers: The linear layers.
-        weights: Their weights in use.
-        slopes: Of the activation before each layer, ``None`` where there is none.
+        weights: Their weights in use, with the activations' factors.
+        slopes: Of the activation before each layer, without those factors; ``None`` where there is none.
     """
 
     value: Tensor
@@ -411,21 +410,34 @@ class LipschitzNet(nn.Module):
         return tuple(self.layers)  # type: ignore[arg-type]
 
     def linearise(self, x: Tensor, context: Tensor | None = None) -> Linearised:
-        """Value and slopes at ``x`` ``(batch, *event)``."""
-        layers, weights = self.linear_maps(), self._weights()
-        beta = functional.softplus(self.sharpness).unbind()
+        """Value and slopes at ``x`` ``(batch, *event)``.
+
+        LipSwish is ``swish(beta h) / (1.1 beta)``: both factors go into the small weights around it, not into the rows.
+        """
+        layers = self.linear_maps()
+        beta = list(functional.softplus(self.sharpness).unbind())
+        first = beta.pop(0) if self.preactivate else self.sharpness.new_ones(())
+        if self.preactivate:
+            x = first * x
+        weights: list[Tensor] = []
         slopes: list[Tensor | None] = []
-        for i, (layer, weight) in enumerate(zip(layers, weights, strict=True)):
-            slope = None
+        for i, (layer, weight) in enumerate(zip(layers, self._weights(), strict=True)):
+            slope: Tensor | None = None
             if i or self.preactivate:
-                x, slope = lipswish(x, beta[i - 1 + self.preactivate])
+                x, slope = swish(x)
+                slope = slope if i else first * slope
+                weight = weight / (1.1 * (beta[i - 1] if i else first))
+            bias: Tensor = layer.bias
+            if i < len(beta):
+                weight, bias = weight * beta[i], bias * beta[i]
+            weights.append(weight)
             slopes.append(slope)
-            x = layer.apply_to(x, weight)
+            x = layer.apply_to(x, weight, bias)
             if i == 0 and self.shift is not None:
                 assert context is not None
                 shift = self.shift(context.to(x.dtype))
-                x = x + shift.reshape(*shift.shape, *(1,) * (x.ndim - 2))
-        return Linearised(x, layers, weights, tuple(slopes))
+                x = x + (beta[0] if beta else 1.0) * shift.reshape(*shift.shape, *(1,) * (x.ndim - 2))
+        return Linearised(x, layers, tuple(weights), tuple(slopes))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return self.linearise(x, context).value

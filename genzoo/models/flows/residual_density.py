@@ -22,7 +22,7 @@ from genzoo.likelihood.roulette import Roulette
 
 MAX_EXACT = 64
 """Widest rows whose likelihood is evaluated from full Jacobians."""
-MAX_EXACT_TRAINING = 10
+MAX_EXACT_TRAINING = 4
 """Widest rows that train on full Jacobians: beyond, a step of the Neumann series is cheaper."""
 EVALUATION_TERMS = 20
 NUMBERS_AT_ONCE = 1 << 24

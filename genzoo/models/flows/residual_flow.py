@@ -43,7 +43,7 @@ class ResidualFlow(DensityModel):
     ``draws`` tightens at proportional cost. Before rows are scored, every block's Lipschitz constant is certified anew
     from the weights in use.
 
-    Training beyond 10 features follows the Neumann series of the gradient, whose memory does not grow with the terms.
+    Training beyond 4 features follows the Neumann series of the gradient, whose memory does not grow with the terms.
 
     Args:
         schema: The table's schema as a plain dictionary.
@@ -56,7 +56,7 @@ class ResidualFlow(DensityModel):
         norm_orders: Orders of the norms (1 to infinity) in which the inputs of the linear maps of a network are
             measured, one for each of its ``num_layers + 1`` maps; the last map ends in the first order. ``None`` is
             2 throughout. Not for pictures.
-        log_det: Log-determinants in training: ``exact``, ``roulette`` (estimates), or ``auto``: exact up to 10
+        log_det: Log-determinants in training: ``exact``, ``roulette`` (estimates), or ``auto``: exact up to 4
             features.
         terms: Law of the number of terms of an estimate beyond ``exact_terms``: ``geometric`` or ``poisson``.
         terms_parameter: Probability of stopping at each further term (geometric), or their mean number (Poisson).
@@ -71,7 +71,7 @@ class ResidualFlow(DensityModel):
     References:
         Chen, Behrmann, Duvenaud, Jacobsen (2019), Residual Flows for Invertible Generative Modeling, NeurIPS,
         arXiv:1906.02735. Behrmann et al. (2019), Invertible Residual Networks, ICML, arXiv:1811.00995.
-        Differs from the paper: exact likelihood up to 64 features, and exact training up to 10; probes of random signs;
+        Differs from the paper: exact likelihood up to 64 features, and exact training up to 4; probes of random signs;
         Lipschitz constants certified from above before evaluation; gradients of estimates are right for weighted
         rows; no activation before the first map (``preactivate``); orders of mixed norms are given, not learned.
 
