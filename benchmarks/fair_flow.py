@@ -25,7 +25,7 @@ from genzoo.models.flows.fair_states import FairStates
 from genzoo.models.training import quiet, train
 
 MOST_ROWS_OF_AN_ADVERSARY = 8000
-GAMMAS = {"crime": [0.0, 0.02, 0.1, 0.2, 0.9], "adult": [0.0, 0.02, 0.1, 0.2, 0.9, 1.0], "stripes": [0.0, 0.2, 0.8]}
+GAMMAS = {"crime": [0.0, 0.02, 0.1, 0.2, 0.9], "adult": [0.0, 0.1, 0.2, 0.5, 0.9, 1.0], "stripes": [0.0, 0.2, 0.8]}
 
 
 def arguments(name: str) -> dict[str, Any]:
