@@ -134,6 +134,7 @@ _ENTRIES = (
             imputes=True,
             sequences=True,
         ),
+        recipe="eight_gaussians_residual_flow",
         group="flows",
     ),
     Entry(
