@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from pathlib import Path
@@ -117,6 +118,31 @@ def test_a_model_that_always_wins_is_told_apart_and_equal_ones_are_not() -> None
     equal = tables(np.array([rng.permutation(3) for _ in range(12)]) * 0.5)
     assert equal.p_equal > 0.05
     assert equal.groups == [tuple(equal.mean_ranks)]
+
+
+@pytest.mark.parametrize(
+    ("order", "p"),
+    [
+        ([[0, 1]] * 2, 1 / 2),
+        ([[0, 1]] * 5, 1 / 16),
+        ([[0, 1]] * 4 + [[1, 0]], 12 / 32),
+        ([[0, 1, 2]] * 3, 1 / 36),
+        ([[0, 1, 2, 3, 4, 5, 6]] * 2, 1 / 5040),  # not listed: the least that all tables agreeing can mean
+    ],
+)
+def test_few_tables_are_never_more_certain_than_all_orders_of_their_ranks(order: list[list[int]], p: float) -> None:
+    assert tables(np.array(order), spread=0.0).p_equal == pytest.approx(p)
+
+
+def test_listed_orders_agree_with_a_permutation_test_where_ranks_are_shared() -> None:
+    across = tables(np.array([[0, 1, 2], [0, 0, 1], [1, 0, 2], [0, 2, 1]]), spread=0.0)
+    assert across.ranks[1].tolist() == [1.5, 1.5, 3]
+    spread = [
+        np.square(np.sum(rows, axis=0)).sum()
+        for rows in itertools.product(*(itertools.permutations(row) for row in across.ranks.tolist()))
+    ]
+    observed = np.square(across.ranks.sum(axis=0)).sum()
+    assert across.p_equal == pytest.approx(float(np.mean(np.array(spread) >= observed - 1e-9)))
 
 
 def test_pages_and_tables_say_the_same_and_failed_models_come_last(tmp_path: Path) -> None:
