@@ -282,3 +282,25 @@ def test_a_closed_form_model_is_saved_after_its_one_pass(tmp_path: Path) -> None
     assert run.global_step == 1
     frame = continuous_table(20)
     np.testing.assert_array_equal(genzoo.load(tmp_path).log_prob(frame).values, model.log_prob(frame).values)
+
+
+def test_the_learning_rate_rises_over_the_warm_up_and_then_follows_its_schedule() -> None:
+    from genzoo.models.optimisation import make_schedule
+
+    def rates(schedule: str, warm_up: int) -> list[float]:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = make_schedule(optimizer, schedule, 5, 20, warm_up)  # type: ignore[arg-type]
+        seen = []
+        for _ in range(20):
+            seen.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return seen
+
+    assert rates("constant", 4) == pytest.approx([0.25, 0.5, 0.75, 1.0] + [1.0] * 16)
+    cosine = rates("cosine", 4)
+    assert cosine[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert cosine[12] == pytest.approx(0.5)
+    assert cosine[-1] < 0.02
+    with pytest.raises(ValueError, match="use it with schedule cosine or constant"):
+        rates("plateau", 4)

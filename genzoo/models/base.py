@@ -52,6 +52,7 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
         lr: Learning rate; ``None`` takes the model's own default.
         optimizer: ``{"class_path": "torch.optim.AdamW", "init_args": {...}}``; ``None`` is AdamW.
         schedule: Learning rate: ``plateau`` (a third, when val/nll stands still), ``cosine`` or ``constant``.
+        warm_up_steps: Optimiser steps over which the learning rate rises from zero (cosine and constant).
         schedule_patience: Validations without progress before the learning rate falls (plateau).
         patience: Validations without progress before training stops; 0 never stops early.
         ema: Decay of the moving average of the weights that is evaluated and saved; 0 switches it off.
@@ -74,6 +75,7 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
         lr: float | None = None,
         optimizer: dict[str, Any] | None = None,
         schedule: Schedule = "plateau",
+        warm_up_steps: int = 0,
         schedule_patience: int = 5,
         patience: int = 15,
         ema: float = 0.99,
@@ -89,6 +91,7 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
         self.lr = self.default_lr if lr is None else lr
         self.optimizer_choice = optimizer
         self.schedule: Schedule = schedule
+        self.warm_up_steps = warm_up_steps
         self.schedule_patience = schedule_patience
         self.patience = patience
         self.ema = ema
@@ -255,7 +258,8 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
             return None
         optimizer = make_optimizer((p for p in self.parameters() if p.requires_grad), self.lr, self.optimizer_choice)
         steps = self.trainer.max_steps if self.trainer.max_steps > 0 else int(self.trainer.estimated_stepping_batches)
-        return [optimizer], [make_schedule(optimizer, self.schedule, self.schedule_patience, steps // self.accumulate)]
+        steps //= self.accumulate
+        return [optimizer], [make_schedule(optimizer, self.schedule, self.schedule_patience, steps, self.warm_up_steps)]
 
     def training_step(self, batch: TableBatch, batch_idx: int) -> None:
         batch = split_unseen(batch, self.schema).batch

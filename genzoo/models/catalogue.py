@@ -201,7 +201,7 @@ _ENTRIES = (
     Entry(
         key="forest_diffusion",
         class_path="genzoo.models.trees.forest_diffusion.ForestDiffusion",
-        summary="Tree-based diffusion on the variance-preserving path: samples, RePaint imputation, a likelihood bound.",
+        summary="Tree-based diffusion, variance-preserving path: samples, RePaint imputation, a likelihood bound.",
         paper="Jolicoeur-Martineau, Fatras and Kachman (2024), arXiv:2309.09968",
         capabilities=Capabilities(
             missing="lower_bound",

@@ -19,7 +19,7 @@ from genzoo.likelihood.noise import RowNoise
 from genzoo.models.base import DensityModel
 from genzoo.models.capabilities import Capabilities
 from genzoo.models.discrete.noisy import ReverseChain, hide_cells, lists_states, seen
-from genzoo.models.discrete.token_rows import Network, build_network, filled, log_marginals
+from genzoo.models.discrete.token_rows import Network, build_network, filled, log_marginals, usual_lr
 from genzoo.models.flows.sizes import default_dropout
 from genzoo.models.scoring import ModelLogProb
 from genzoo.tables.batch import TableBatch
@@ -130,6 +130,8 @@ class MultinomialDiffusion(DensityModel):
             num_special=2,
             time=True,
         )
+        if training.get("lr") is None:
+            self.lr = usual_lr(self.network, self.default_lr)
         self.register_buffer("size_of_term", torch.ones(num_steps, dtype=torch.float64))
         self.register_buffer("times_seen", torch.zeros(num_steps, dtype=torch.int64))
 

@@ -29,7 +29,7 @@ from genzoo.likelihood.estimators import importance_weighted, monte_carlo_mean
 from genzoo.likelihood.noise import RowNoise
 from genzoo.models.base import DensityModel
 from genzoo.models.capabilities import Capabilities
-from genzoo.models.discrete.token_rows import Network, build_network, filled, log_marginals
+from genzoo.models.discrete.token_rows import Network, build_network, filled, log_marginals, usual_lr
 from genzoo.models.flows.sizes import default_dropout
 from genzoo.models.scoring import ModelLogProb
 from genzoo.tables.batch import TableBatch
@@ -146,6 +146,8 @@ class RADD(DensityModel):
             num_heads=num_heads,
             dropout=default_dropout(self.schema) if dropout is None else dropout,
         )
+        if training.get("lr") is None:
+            self.lr = usual_lr(self.network, self.default_lr)
 
     # ---- likelihood -----------------------------------------------------------------------------------------------
 
