@@ -503,6 +503,39 @@ def test_section_of_a_report_says_what_the_certificate_rests_on(points: tuple[Fa
     assert make_sections(Subject(model=other, test=module.data("test")), ["fairness"]) == ()
 
 
+def test_given_the_outcome_rows_are_held_against_draws_and_adversaries_of_their_own_outcome() -> None:
+    # labels of the groups differ, and columns given the label do not: nothing is left to guess, and nothing to miss
+    rng = np.random.default_rng(1)
+    group = rng.integers(0, 2, 2000)
+    label = rng.random(2000) < np.where(group == 1, 0.9, 0.1)
+    one = np.where(rng.random(2000) < 0.9, label, ~label)
+    frame = pd.DataFrame(
+        {
+            "one": np.array(["p", "q"])[one.astype(int)],
+            "two": np.array(["u", "v"])[rng.integers(0, 2, 2000)],
+            "group": np.array(["a", "b"])[group],
+            "label": np.where(label, "yes", "no"),
+        }
+    )
+    model, module = fitted(frame, density="counts", criterion="odds", gamma=1.0, encoder_epochs=1)
+    for gap in estimation_gap(model, module.data("train")):
+        assert abs(gap.value) < 4 * gap.se
+    (section,) = make_sections(Subject(model=model, test=module.data("train")), ["fairness"])
+    numbers = {metric.name: metric.value for metric in section.metrics}
+    assert numbers["adversary"] < numbers["adversary limit"] + 0.06
+    lines = next(grid for grid in section.grids if "dversaries" in grid.title).lines
+    assert {line[0].split(" ", 1)[1] for line in lines} == {"(no)", "(yes)"}
+
+
+def test_a_rows_number_does_not_depend_on_its_neighbours_labels(points: tuple[FairFlow, Table]) -> None:
+    model, _ = points
+    frame = stripes(20, 5)
+    frame.loc[:9, "label"] = None
+    frame.loc[:4, "x"] = np.nan
+    together = model.log_prob(frame).values[:10]
+    np.testing.assert_array_equal(together, model.log_prob(frame.iloc[:10]).values)
+
+
 # ---- refusals -------------------------------------------------------------------------------------------------------
 
 

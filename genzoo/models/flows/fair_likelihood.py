@@ -74,6 +74,13 @@ def weigh(
     cells = part.cells(encoded.batch.select(chosen))
     label = encoded.label[chosen]
     reads_label = fair.classifier is not None and model.num_cell_labels == 1 and bool((label >= 0).any())
+    if part.rows is None and reads_label and not bool((label >= 0).all()):
+        # a row's number is its own: rows without a label never go the way of their neighbours with one
+        values = torch.zeros_like(label, dtype=torch.float64)
+        errors = torch.zeros_like(values)
+        for here in ((label >= 0).nonzero().flatten(), (label < 0).nonzero().flatten()):
+            values[here], errors[here] = weigh(model, part, encoded, chosen[here], noise, draws)
+        return values, errors
     if part.rows is None and not reads_label:  # the model's own likelihood, which sums over holes
         value = part.density.model.model_log_prob(cells, RowNoise(noise.seed, cells.rows), draws).values.double()
         value = torch.where(cells.outside, -torch.inf, value + cells.log_volume.sum(1))
