@@ -439,3 +439,13 @@ def test_classes_are_estimated_on_rows_from_the_whole_table(monkeypatch: pytest.
     tail = fitted(frame, data={"split": "ordered"}).tail_classes()[0]
     assert tail.estimate.num_values == 200
     assert tail.heavy
+
+
+def test_a_stretched_normal_behind_the_tail_layer_has_an_index_smaller_by_the_square() -> None:
+    layer = TailTransform(1, learn_weight=False)
+    layer.start(torch.full((2, 1), 0.5), torch.zeros(1), torch.ones(1))
+    # P(x > X) = P(1.3 n > z(X)): the slope of its logarithm over that of X, far out
+    far = torch.tensor([[1e40], [1e80]], dtype=torch.float64)
+    log_survival = stats.norm.logsf(layer.inverse(far)[0][:, 0].detach().numpy() / 1.3)
+    slope = -np.diff(log_survival)[0] / math.log(1e40)
+    assert slope == pytest.approx(2 / 1.3**2, rel=0.01)

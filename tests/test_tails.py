@@ -265,6 +265,14 @@ def test_section_shows_tails_of_data_samples_and_model() -> None:
     assert genzoo.evaluation.sections.Section.from_dict(section.to_dict()) == section
 
 
+def test_what_a_model_takes_columns_for_does_not_change_what_it_is_judged_by() -> None:
+    drawn = pd.DataFrame({"loss": np.random.default_rng(1).normal(size=1000), "kind": "a"})
+    found = [tails_section(subject(model, drawn)) for model in (Described({"loss": False}), object())]
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[0].metrics == found[1].metrics
+
+
 def test_section_is_for_heavy_tables_or_models_that_choose_tails() -> None:
     drawn = pd.DataFrame({"loss": np.random.default_rng(1).normal(size=1000), "kind": "a"})
     assert tails_section(subject(object(), drawn, heavy=False)) is None

@@ -239,8 +239,9 @@ def tails_section(subject: Subject) -> Section | None:
     from genzoo.evaluation.marginals import column_values
 
     samples = {c.name: _off_atoms(column_values(subject.samples, c)[:MOST_ROWS], c) for c in columns}
-    heavy = {tail.column: tail.heavy for tail in chosen()} if chosen is not None else None
-    return _section(subject.model, compare_tails(data, samples, heavy=heavy, seed=subject.seed), data, samples)
+    # The data's classes come from the held-out rows, not from what a model took them for: models are compared on the
+    # same heavy columns, and no model is its own judge.
+    return _section(subject.model, compare_tails(data, samples, seed=subject.seed), data, samples)
 
 
 def _held_out(subject: Subject, column: Any) -> Floats:
@@ -318,13 +319,14 @@ def _section(
             "column",
             "tail of data",
             "tail of samples",
-            "index of the model, lower / upper side",
+            "index that the model is built for, lower / upper side",
             "area (two halves of data)",
             "tVaR 95 %, data / samples",
         ),
         tuple(lines),
         "A tail index is the power with which the share of more distant values falls; in brackets its 95 % bootstrap "
-        "interval. Values on atoms are left out.",
+        "interval. Values on atoms are left out. A tail layer's index is that of a standard normal behind it: a flow "
+        "that stretches its tail s times makes it s^2 times smaller.",
     )
     worst = sorted(found, key=lambda c: -c.area * (2 if c.data.heavy else 1))[:2]
     curves = []

@@ -162,11 +162,15 @@ class TailAdaptiveFlow(DensityModel):
         return self.classes.describe()
 
     def tail_indices(self) -> dict[str, tuple[float, float]]:
-        """Tail indices of the lower and the upper side of every numeric column that the trained model can reach.
+        """Tail indices of the lower and the upper side of every numeric column that the trained model is built for.
 
         The base density's degrees of freedom, or ``1 / lambda`` of the tail layer; ``inf`` for a light side, 0 for one
         that is heavier than any power (a Student base under a tail layer). With base ``taf`` or ``gtaf``, linear maps
         mix columns, and the heaviest base coordinate is every column's; with ``mtaf``, every heavy column's.
+
+        Maps of bounded slope leave the index of a power alone, but not that of a tail layer in front of them: where
+        they stretch the normal tail behind it ``s`` times, the column's index is ``1 / (lambda s^2)``. The number here
+        is that of ``s = 1``, where the layer starts; hold it against the tail of samples.
         """
         freedom = self.flow.base.freedom().detach()
         if self.flow.base.base in ("taf", "gtaf"):
