@@ -18,6 +18,7 @@ from genzoo.datamodules.fairness import Fairness, crime, stripes
 from genzoo.datamodules.table import Table
 from genzoo.errors import CapabilityError, DataError, GenZooError
 from genzoo.evaluation.fairness import (
+    CodedRows,
     attack_on_draws,
     certificate,
     coded_rows,
@@ -537,6 +538,20 @@ def test_a_rows_number_does_not_depend_on_its_neighbours_labels(points: tuple[Fa
 
 
 # ---- refusals -------------------------------------------------------------------------------------------------------
+
+
+def test_densities_that_are_estimated_give_no_certificate() -> None:
+    # an estimate's noise would hide the group from the optimal test, and the distance would come out too small
+    wide = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 65)), columns=[f"x{i}" for i in range(65)])
+    schema = module_of(wide.assign(group=["a", "b"] * 30), sensitive=["group"]).schema_dict
+    options = {"num_blocks": 1, "hidden": 8}
+    with pytest.raises(CapabilityError, match="only estimates densities of 65 features"):
+        FairFlow(schema, density="residual_flow", density_args=options)
+
+
+def test_outcomes_are_none_where_no_row_has_one() -> None:
+    nothing = np.full(4, -1)
+    assert outcomes(CodedRows(np.zeros((4, 1)), np.array([0, 0, 1, 1]), nothing, np.zeros(4, dtype=np.int64))) is None
 
 
 def test_what_cannot_be_fair_is_said_before_training() -> None:

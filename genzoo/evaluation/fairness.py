@@ -254,10 +254,10 @@ def coded_rows(model: FairFlow, data: TableData, seed: int = 0) -> CodedRows:
 
 
 def outcomes(rows: CodedRows) -> Outcome | None:
-    """Accuracy and gaps of the model's own classifier; ``None`` without one."""
-    if rows.predicted is None:
-        return None
+    """Accuracy and gaps of the model's own classifier; ``None`` without one, or without a row of known outcome."""
     known = rows.label >= 0
+    if rows.predicted is None or not known.any():
+        return None
     guess, label, group = rows.predicted[known], rows.label[known], rows.group[known]
     right = guess == label
     groups = np.unique(group)

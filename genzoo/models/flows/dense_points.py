@@ -25,7 +25,7 @@ class DensePoints(nn.Module):
         density: The embedded model.
 
     Raises:
-        CapabilityError: the model has no dense view and some column is not continuous.
+        CapabilityError: the model has no dense view and some column is not continuous, or it estimates its density.
     """
 
     def __init__(self, density: SubModel) -> None:
@@ -43,6 +43,12 @@ class DensePoints(nn.Module):
                     f"{type(model).__name__} has no density on R^D with column '{odd.name}' ({odd.kind}); use "
                     "--model.density spline_flow with density_args {transform: coupling}, or declare it continuous"
                 )
+        if self.rows is not None and self.rows.estimated:
+            raise CapabilityError(
+                f"{type(model).__name__} only estimates densities of {self.rows.surjection.num_features} features, and "
+                "distances of groups need them exactly; use --model.density spline_flow with density_args "
+                "{transform: coupling}, or leave columns out"
+            )
         self.num_features = len(self.codec.numbers) if self.rows is None else self.rows.surjection.num_features
         self.noise_width = 0 if self.rows is None else self.rows.surjection.noise_width
 
