@@ -133,6 +133,12 @@ def test_samples_that_copy_training_rows_are_found_and_fresh_ones_are_not() -> N
     assert bad["membership AUC (likelihood)"] == 1
 
 
+def test_the_order_of_held_out_rows_does_not_make_samples_look_like_copies() -> None:
+    train, test, fresh = rows(300, 7), rows(1200, 8), rows(600, 9)
+    ordered = test.select(np.argsort(test.numeric[:, 0], kind="stable"))
+    assert abs(numbers(privacy.evaluate_privacy(fresh, train, ordered))["closer to training"] - 0.5) < 0.1
+
+
 def test_the_regions_of_a_gaussian_hold_what_they_claim() -> None:
     rng = np.random.default_rng(3)
 

@@ -69,8 +69,9 @@ def evaluate_privacy(
     drawn = sample_rows(samples, MAX_ROWS, seed + 2)
     size = min(len(train), len(test))
     equal = sample_rows(train, size, seed + 3)
-    s, t, h, e = (features.points(rows) for rows in (drawn, train, test, equal))
-    to_train, to_equal, to_test = nearest(s, t, 2), nearest(s, e)[:, 0], nearest(s, h[:size])[:, 0]
+    other_equal = sample_rows(test, size, seed + 4)
+    s, t, h, e, o = (features.points(rows) for rows in (drawn, train, test, equal, other_equal))
+    to_train, to_equal, to_test = nearest(s, t, 2), nearest(s, e)[:, 0], nearest(s, o)[:, 0]
     held = nearest(h, t, 2)
     closer = np.where(to_equal < to_test, 1.0, np.where(to_equal == to_test, 0.5, 0.0))
     low = np.quantile(to_train[:, 0], 0.05), np.quantile(held[:, 0], 0.05)
