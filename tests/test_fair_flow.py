@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -547,6 +548,33 @@ def test_densities_that_are_estimated_give_no_certificate() -> None:
     options = {"num_blocks": 1, "hidden": 8}
     with pytest.raises(CapabilityError, match="only estimates densities of 65 features"):
         FairFlow(schema, density="residual_flow", density_args=options)
+
+
+def test_chances_that_a_limit_fails_add_up_to_the_one_asked_for() -> None:
+    def draw(num: int, group: int, seed: int, label: int) -> torch.Tensor:
+        return torch.randn(num, 1, generator=torch.Generator().manual_seed(group), dtype=torch.float64) + group
+
+    def log_prob(codes: torch.Tensor, label: int) -> torch.Tensor:
+        return -0.5 * (codes - torch.arange(len(names))).square()
+
+    for names in (["a", "b"], ["a", "b", "c"]):
+        model: Any = SimpleNamespace(
+            codec=SimpleNamespace(group_names=lambda names=names: names),
+            labels=[0],
+            num_cell_labels=1,
+            is_exact=False,
+            criterion="parity",
+            device="cpu",
+            draw_codes=draw,
+            code_log_prob=log_prob,
+        )
+        found = certificate(model, 2000, delta=0.06)
+        limits = [d.delta for d in found.pairs.values()]
+        if len(names) == 2:  # one and the same event
+            assert found.accuracy[""].upper == pytest.approx(found.worst.adversary_bound)
+        else:
+            limits.append(found.accuracy[""].delta)
+        assert sum(limits) == pytest.approx(0.06)
 
 
 def test_outcomes_are_none_where_no_row_has_one() -> None:

@@ -75,7 +75,8 @@ def certificate(model: FairFlow, num_samples: int = 100_000, delta: float = 0.05
     names, labels = model.codec.group_names(), model.labels
     said = model.codec.label_names() if model.num_cell_labels > 1 else [""]
     couples = list(combinations(range(len(names)), 2))
-    each = delta / (len(couples) * len(labels))
+    # a limit of every pair and one of all groups together, which for two groups is that of the pair
+    each = delta / ((len(couples) + (len(names) > 2)) * len(labels))
     pairs: dict[tuple[str, str, str], StatisticalDistance] = {}
     accuracy = {}
     for label in labels:
@@ -87,7 +88,7 @@ def certificate(model: FairFlow, num_samples: int = 100_000, delta: float = 0.05
                 pairs[names[a], names[b], said[label]] = exact_distance(table[a], table[b])
             continue
         logs = [draw_log_densities(model, group, num_samples, seed, label) for group in range(len(names))]
-        accuracy[said[label]] = optimal_accuracy(logs, delta / len(labels))
+        accuracy[said[label]] = optimal_accuracy(logs, each)
         for a, b in couples:
             first, second = (logs[a][:, a], logs[a][:, b]), (logs[b][:, a], logs[b][:, b])
             pairs[names[a], names[b], said[label]] = statistical_distance(first, second, each)
