@@ -17,9 +17,7 @@ from genzoo.tables.schema import Column, Schema
 if TYPE_CHECKING:
     from genzoo.tables.encode import TableData
 
-ToyName = Literal[
-    "two_moons", "eight_gaussians", "checkerboard", "rings", "circles", "pinwheel", "swiss_roll", "mixed"
-]
+ToyName = Literal["two_moons", "eight_gaussians", "checkerboard", "rings", "circles", "pinwheel", "swiss_roll", "mixed"]
 
 
 class Toy(TableDataModule):
