@@ -36,7 +36,7 @@ def test_fit_writes_a_complete_run_folder_and_says_the_test_likelihood(place: Pa
     run = place / "run"
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert files == {
-        "config.yaml", "schema.yaml", "versions.json", "metrics.csv", "test_log_likelihood.parquet",
+        "config.yaml", "schema.yaml", "versions.json", "metrics.csv", "card.md", "test_log_likelihood.parquet",
         "checkpoints/best.ckpt", "checkpoints/last.ckpt",
     }  # fmt: skip
     assert json.loads((run / "versions.json").read_text())["torch"] == torch.__version__
@@ -299,3 +299,11 @@ def test_a_benchmark_is_reported_in_its_own_and_in_original_units(
     original = next(line for line in lines if "in original units" in line).split("units: ")[1].split()[0]
     constant = UCIBenchmark("miniboone_1523", str(shared_data / "miniboone_1523")).log_scale
     assert float(benchmark) - float(original) == pytest.approx(constant, abs=0.11)  # printed with one decimal
+
+
+def test_what_a_model_says_of_the_table_is_the_whole_message(place: Path) -> None:
+    said = say("fit", "--model", "fair_flow", "--data.path", place / "toy.csv", *QUIET)
+    assert said.code == 2
+    assert said.err.startswith("genzoo: error: FairFlow needs a sensitive column")
+    assert "Union" not in said.err
+    assert said.err.count("\n") == 1

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from genzoo.commands import output
 from genzoo.commands.given import Given
-from genzoo.commands.parsed import parse_sentence, require_known_options
+from genzoo.commands.parsed import parse_sentence, refusal, require_known_options
 from genzoo.commands.restored import Restored, adapt_rows, data_changed
 from genzoo.datamodules.base import TableDataModule
 from genzoo.errors import DataError, GenZooError
@@ -98,7 +98,11 @@ class GenZooCLI(LightningCLI):
             self.restored.require_same_class(str(self.config["model"]["class_path"]))
 
     def instantiate_classes(self) -> None:
-        self.config_init = self.parser.instantiate(self.config)
+        try:
+            self.config_init = self.parser.instantiate(self.config)
+        except ValueError as error:
+            # the parser wraps what a model or a datamodule says of the table into its own report
+            raise GenZooError(refusal(str(error))) from error
         self.datamodule: Any = self.config_init["data"]
         self.model: Any = self.config_init["model"]
 

@@ -91,6 +91,14 @@ def option_names(kind: str, path: str | None) -> list[str]:
     return [name for name in dict.fromkeys(names) if name != hidden]
 
 
+def refusal(text: str) -> str:
+    """What a class said when it was made, out of the report of a parser that tried several types for one argument."""
+    if "Union subtypes" not in text:
+        return text
+    reasons = re.findall(r"^ *- (.*)$", text.partition("Errors:")[2].partition("Given value")[0], flags=re.M)
+    return next((reason for reason in reasons if not reason.startswith("Expected a <class")), text)
+
+
 def _cause(text: str) -> str:
     """The innermost cause: parsers put the outer ones first and indent the inner ones."""
     known = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
