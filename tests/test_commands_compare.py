@@ -148,6 +148,8 @@ def test_ctrl_c_ends_the_children_and_exits_with_130(place: Path, tmp_path: Path
     started = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        # a test run started in the background hands on an ignored Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     assert started.stdout is not None
     for line in started.stdout:

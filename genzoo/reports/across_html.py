@@ -92,6 +92,7 @@ def rank_diagram(across: Across) -> str:
     summary = "Mean ranks: " + ", ".join(f"{name} {rank:.2f}" for name, rank in names)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="Mean ranks"><svg class="ranks" '
-        f'viewBox="0 0 {width:g} {height}" width="{width:g}" height="{height}" role="img"><title>{escape(summary)}</title>'
+        f'viewBox="0 0 {width:g} {height}" width="{width:g}" height="{height}" role="img">'
+        f"<title>{escape(summary)}</title>"
         f"{''.join(parts)}</svg></div>"
     )
