@@ -307,3 +307,10 @@ def test_what_a_model_says_of_the_table_is_the_whole_message(place: Path) -> Non
     assert said.err.startswith("genzoo: error: FairFlow needs a sensitive column")
     assert "Union" not in said.err
     assert said.err.count("\n") == 1
+
+
+def test_a_run_that_is_refused_leaves_no_folder(place: Path) -> None:
+    said = say("fit", "--model", "maf", "--data.path", place / "toy.csv", "--trainer.precision", "64-true", *QUIET)
+    assert said.code == WRONG_INPUT
+    assert "precision '64-true'" in said.err
+    assert not any(Path("runs").glob("*"))

@@ -161,13 +161,14 @@ def fit(given: Given) -> int:
         return 0
     datamodule, model = prepare(cli)
     folder = new_folder(given, model, datamodule)
-    trainer = cli.make_trainer(folder, monitor=monitor_of(datamodule))
-    if trainer.is_global_zero:
-        (folder / "config.yaml").write_text(cli.config_text(), encoding="utf-8")
-        print(f"{key_of(model)} on {datamodule.name}: {rows_text(datamodule)}; run folder {folder}", flush=True)
-    if warm:
-        model.warm_start(warm)
-    finished = run_fit(trainer, model, datamodule, str(restored.path) if restored and resumed else None)
+    with output.refused_leaves_nothing(folder):
+        trainer = cli.make_trainer(folder, monitor=monitor_of(datamodule))
+        if trainer.is_global_zero:
+            (folder / "config.yaml").write_text(cli.config_text(), encoding="utf-8")
+            print(f"{key_of(model)} on {datamodule.name}: {rows_text(datamodule)}; run folder {folder}", flush=True)
+        if warm:
+            model.warm_start(warm)
+        finished = run_fit(trainer, model, datamodule, str(restored.path) if restored and resumed else None)
     best = best_checkpoint(trainer)
     if not finished:
         kept = f"the best checkpoint so far is {shown(best)}" if best else f"no epoch was complete; {folder} is empty"

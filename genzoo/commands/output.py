@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from genzoo.errors import DataError
+from genzoo.errors import DataError, GenZooError
 
 REPORT_SUFFIXES = (".html", ".htm", ".md", ".csv", ".tex", ".json")
 
@@ -62,3 +65,17 @@ def new_folder(path: str | Path) -> Path:
     except OSError as error:
         raise DataError(f"cannot make the run folder '{path}': {error.strerror}") from error
     return folder
+
+
+@contextmanager
+def refused_leaves_nothing(folder: Path) -> Iterator[None]:
+    """Takes the new folder of a run away when the run is refused before anything was learned.
+
+    What an epoch left, a checkpoint or a line of metrics, stays.
+    """
+    try:
+        yield
+    except GenZooError:
+        if not any((folder / "checkpoints").glob("*.ckpt")) and not (folder / "metrics.csv").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from genzoo.errors import CapabilityError
 
 if TYPE_CHECKING:
     from genzoo.likelihood.log_likelihood import LogLikelihood
+    from genzoo.tables.schema import Schema
 
 MOST_EXPLAINED = 200_000
 """Rows up to which the least likely rows are named: their cells are kept in memory."""
@@ -55,6 +57,8 @@ def run(arguments: list[str]) -> int:
             f"{type(model).__name__} does not say what each column contributes; "
             f"use {', '.join(alternatives(lambda c: c.by_column)) or 'another model'}, or leave out --by column"
         )
+    for line in unread(reader.columns, model.schema):
+        print(line)
     options = (given.run, given.file, given.seed, given.draws, bool(given.by))
     tasks = ((*options, *ends) for ends in reader.ranges())
     parts = []
@@ -112,6 +116,14 @@ def as_table(scored: LogLikelihood, kinds: list[str], by_column: bool = False) -
         for i, name in enumerate(scored.columns):
             table[f"log_likelihood:{name}"] = pa.array(scored.by_column[:, i].copy())
     return pa.table(table)
+
+
+def unread(columns: Sequence[str], schema: Schema) -> list[str]:
+    """Says which columns of a file the schema does not name, so that a misnamed one is noticed."""
+    known = {column.name for column in schema.columns}
+    others = [name for name in columns if name not in known]
+    shown = ", ".join(map(repr, others[:8])) + (f" and {len(others) - 8} more" if len(others) > 8 else "")
+    return [f"not read, because the model does not know them: {shown}"] if others else []
 
 
 def unusual(scored: LogLikelihood, most: int = 3) -> list[str]:

@@ -43,9 +43,11 @@ class RangeReader:
             for size in sizes:
                 self._starts.append(self._starts[-1] + size)
             self.num_rows = self._starts[-1]
+            self.columns: list[str] = list(self._file.schema_arrow.names)
         else:
             self._frame = read_frame(source, schema=schema)
             self.num_rows = len(self._frame)
+            self.columns = list(self._frame.columns)
 
     def read(self, start: int, stop: int) -> nw.DataFrame[Any]:
         """Rows ``start`` to ``stop`` (not included)."""
