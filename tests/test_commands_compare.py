@@ -181,3 +181,18 @@ def test_a_child_that_dies_is_a_row_that_says_how(script: str, reason: str, tmp_
     assert result.name == "maf"
     assert result.likelihood is None
     assert reason in str(result.error)
+
+
+def test_all_takes_every_model_that_accepts_the_table(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from genzoo.commands.compare import accepting
+    from genzoo.models.catalogue import CATALOGUE
+
+    models = {key: entry.class_path for key, entry in CATALOGUE.items()}
+    kept = accepting(models, genzoo.load(place / "work" / "gaussian").schema)
+    lines = capsys.readouterr().out.splitlines()
+    assert set(models) - set(kept) == {"fair_flow", "interventional_flow"}
+    said = [line.partition(" needs")[0].strip() for line in lines]
+    assert sorted(said) == ["left out: fair_flow", "left out: interventional_flow"]
+    said = say("compare", place / "toy.csv", "--models", "all,gaussian")
+    assert said.code == WRONG_INPUT
+    assert "name no other beside it" in said.err

@@ -20,12 +20,14 @@ from genzoo.commands.parsing import (
     whole_number,
     words,
 )
-from genzoo.errors import GenZooError
+from genzoo.errors import CapabilityError, GenZooError
 from genzoo.models.catalogue import CATALOGUE
 
 if TYPE_CHECKING:
     from genzoo.reports.comparison import Comparison
+    from genzoo.tables.schema import Schema
 
+ALL = "all"
 DEFAULT_MODELS = ["independent", "gaussian", "mixture", "spline_flow"]
 
 
@@ -52,6 +54,10 @@ def run(arguments: list[str]) -> int:
     """Trains, evaluates on the same held-out rows, prints the table and writes the report."""
     given = parser().parse(arguments)
     names = list(dict.fromkeys(given.models))
+    if ALL in names:
+        if len(names) > 1:
+            raise UsageError(f"--models {ALL} takes every model that accepts the table; name no other beside it")
+        names = [entry.key for entry in CATALOGUE.values() if entry.capabilities.estimand == "observational"]
     models = {name: find_model(name) for name in names}
     twice = [name for name in names if list(models.values()).count(models[name]) > 1]
     if twice:
@@ -77,6 +83,27 @@ def run(arguments: list[str]) -> int:
     require_some(comparison)
     print(f"trained models: {folder}/MODEL, for genzoo sample, impute, score and report")
     return 0
+
+
+def accepting(models: Mapping[str, str], schema: Schema) -> dict[str, str]:
+    """The models that can take the table; names the others and why.
+
+    Args:
+        models: Catalogue keys and class paths.
+        schema: What the columns are.
+    """
+    from genzoo.models.fit_check import require_capable, require_roles
+
+    kept = {}
+    for name, path in models.items():
+        try:
+            require_roles(name, CATALOGUE[name].capabilities, schema)
+            require_capable(name, CATALOGUE[name].capabilities, schema)
+        except CapabilityError as error:
+            print(f"  left out: {error}", flush=True)
+        else:
+            kept[name] = path
+    return kept
 
 
 def require_some(comparison: Comparison) -> None:
@@ -124,6 +151,8 @@ def compare_table(
     for column in datamodule.schema.scored:
         if "an identifier?" in column.note:
             print(f"  column '{column.name}' holds {column.note.partition(':')[0]}; an identifier? then --ignore it")
+    if given.models == [ALL]:
+        models = accepting(models, datamodule.schema)
     jobs = prepare_jobs(models, folder, datamodule, source, given)
     outcomes = run_jobs(jobs, given.jobs, folder)
     runs = {name: [(j.seed, j.fold, r) for j, r in zip(jobs, outcomes) if j.name == name] for name in models}
@@ -162,7 +191,11 @@ def parser() -> Parser:
         help="table; or sklearn:wine, genzoo:adult, toy:two_moons; several are compared one by one and across",
     )
     options.add_argument(
-        "--models", type=words, default=DEFAULT_MODELS, metavar="A,B,C", help="names of genzoo models, with commas"
+        "--models",
+        type=words,
+        default=DEFAULT_MODELS,
+        metavar="A,B,C",
+        help=f"names of genzoo models, with commas; {ALL}: every one that accepts the table",
     )
     add_output(options, "report: .html (with .md, .csv and .tex beside it), .md, .csv, .tex or .json", required=False)
     options.add_argument("--run_dir", metavar="FOLDER", help="work folder; by default runs/<date>-compare-<table>")
