@@ -191,8 +191,8 @@ def test_all_takes_every_model_that_accepts_the_table(place: Path, capsys: pytes
     kept = accepting(models, genzoo.load(place / "work" / "gaussian").schema)
     lines = capsys.readouterr().out.splitlines()
     assert set(models) - set(kept) == {"fair_flow", "interventional_flow"}
-    said = [line.partition(" needs")[0].strip() for line in lines]
-    assert sorted(said) == ["left out: fair_flow", "left out: interventional_flow"]
+    reasons = [line.partition(" needs")[0].strip() for line in lines]
+    assert sorted(reasons) == ["left out: fair_flow", "left out: interventional_flow"]
     said = say("compare", place / "toy.csv", "--models", "all,gaussian")
     assert said.code == WRONG_INPUT
     assert "name no other beside it" in said.err
