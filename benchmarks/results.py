@@ -1,0 +1,128 @@
+"""Every model on many tables, and the page docs/results/likelihood.md that says what came out.
+
+    python benchmarks/results.py FOLDER [--tables wine adult] [--minutes 1] [--jobs 2] [--run_dir WORK] [-o PAGE]
+
+FOLDER holds ``shoppers``, ``default_credit``, ``beijing`` and ``forestdiffusion27``, as Parquet. For each table one
+``genzoo compare --models all --resume`` is run and printed, so the script goes on where it was stopped; tables that
+are finished by then are on the page. Without ``-o`` nothing is written beside the work folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SMALL = (
+    "iris", "wine", "airfoil_self_noise", "blood_transfusion", "car", "concrete_compression", "ecoli", "glass", "seeds",
+    "yacht_hydrodynamics",
+)  # fmt: skip
+LARGE = {
+    "adult": "genzoo:adult",
+    "shoppers": "shoppers/train.parquet",
+    "default_credit": "default_credit/train.parquet",
+    "beijing": "beijing/full_with_missing.parquet",
+}
+IN_TIME = ("beijing",)
+
+
+def file_of(table: str, folder: Path) -> str:
+    """What is given to ``genzoo compare`` for a table."""
+    place = LARGE.get(table, f"forestdiffusion27/{table}.parquet")
+    return place if place.startswith("genzoo:") else str(folder / place)
+
+
+def command_of(table: str, folder: Path, given: argparse.Namespace) -> list[str]:
+    """The comparison of one table."""
+    work = given.run_dir / table
+    words = ["compare", file_of(table, folder), "--models", given.models, "--minutes", f"{given.minutes:g}"]
+    words += ["--jobs", str(given.jobs), "--samples", "0", "--run_dir", str(work), "--resume"]
+    return [*words, *(["--ordered"] if table in IN_TIME else []), "-o", str(work / "report.json"), "--overwrite"]
+
+
+def cell(row: dict[str, Any]) -> str:
+    """Likelihood, error and kind of one model on one table; the highest guaranteed value is bold."""
+    if row["group"] == "failed":
+        return "failed"
+    error = float(row["se"])
+    digits = 3 if error < 0.02 else 2 if error < 0.2 else 1
+    text = f"{float(row['mean']):.{digits}f} ± {error:.{digits}f} ({row['kind']})"
+    return f"**{text}**" if row["rank"] == 1 else text
+
+
+def page(found: dict[str, dict[str, Any]], commands: dict[str, str], seconds: dict[str, float], minutes: float) -> str:
+    """The page as Markdown."""
+    models = list(dict.fromkeys(row["name"] for report in found.values() for row in report["models"]))
+    ranks: dict[str, list[int]] = {name: [] for name in models}
+    for report in found.values():
+        for row in report["models"]:
+            ranks[row["name"]].append(row["rank"] or len(models))
+    models.sort(key=lambda name: sum(ranks[name]) / len(ranks[name]))
+    parts = [
+        "# Every model on many tables",
+        "After this page you know how the models compare out of the box: defaults, one seed, "
+        f"{minutes:g} minutes of training at most each, one thread a model on {os.cpu_count()} {platform.machine()} "
+        "cores.",
+        "Held-out log-likelihood in nats a row, in each table's own units: a column compares models, a row does not "
+        "compare tables. Bold: the highest guaranteed value. The sentence below a table's name says what follows.",
+    ]
+    lines = [["model", *found], [":--", *["--:"] * len(found)]]
+    for name in models:
+        rows = [next((r for r in report["models"] if r["name"] == name), None) for report in found.values()]
+        lines.append([f"`{name}`", *("not taken" if row is None else cell(row) for row in rows)])
+    parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    for table, report in found.items():
+        splits = ", ".join(f"{count} {split}" for split, count in report["facts"]["splits"].items())
+        failed = [f"- `{row['name']}` failed: {row['error']}" for row in report["models"] if row["group"] == "failed"]
+        parts += [
+            f"## {table}",
+            f"Rows: {splits}{'; split in time' if table in IN_TIME else ''}. {report['conclusions'][0]}",
+            *(["\n".join(failed)] if failed else []),
+            f"    {commands[table]}" + (f"    # {seconds[table] / 60:.0f} minutes" if table in seconds else ""),
+        ]
+    return "\n\n".join([*parts, f"Written by `benchmarks/results.py`, {time.strftime('%B %Y')}."]) + "\n"
+
+
+def main() -> None:
+    """Compares, and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tables", nargs="+", default=[*LARGE, *SMALL], choices=[*LARGE, *SMALL])
+    parser.add_argument("--models", default="all")
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--run_dir", type=Path, default=Path("runs/results"))
+    parser.add_argument("-o", "--output", type=Path)
+    given = parser.parse_args()
+    found: dict[str, dict[str, Any]] = {}
+    commands, seconds = {}, {}
+    given.run_dir.mkdir(parents=True, exist_ok=True)
+    for table in given.tables:
+        words = command_of(table, given.folder, given)
+        shown = [Path(word).name if os.sep in word and not word.startswith("genzoo:") else word for word in words]
+        commands[table] = shlex.join(
+            ["genzoo", *shown[: shown.index("--run_dir")], *(["--ordered"] * (table in IN_TIME))]
+        )
+        print(f"== {commands[table]}", flush=True)
+        clock = given.run_dir / f"{table}.seconds"
+        started = time.monotonic()
+        code = subprocess.call([sys.executable, "-m", "genzoo.main", *words])
+        if not clock.exists():
+            clock.write_text(f"{time.monotonic() - started:.0f}\n", encoding="utf-8")
+        seconds[table] = float(clock.read_text(encoding="utf-8"))
+        if code == 0:
+            found[table] = json.loads((given.run_dir / table / "report.json").read_text(encoding="utf-8"))
+        if found and given.output is not None:
+            given.output.parent.mkdir(parents=True, exist_ok=True)
+            given.output.write_text(page(found, commands, seconds, given.minutes), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
