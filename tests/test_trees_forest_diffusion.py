@@ -27,8 +27,9 @@ from genzoo.models.trees.denoiser import patterns, random_rotations
 from genzoo.models.trees.forest_diffusion import ForestDiffusion
 from genzoo.models.trees.forest_flow import ForestFlow
 from genzoo.models.trees.gaussian_fits import covariance_of, fit_groups
-from genzoo.models.trees.level_job import _examples, noised_copies
+from genzoo.models.trees.noised_rows import noised_copies, scaled_residual
 from genzoo.models.trees.samplers import follow_flow, time_grid
+from genzoo.trees.example_table import ExampleTable
 
 SMALL: dict[str, Any] = {"num_levels": 6, "rounds": 12, "copies": 3, "eta": 0.3, "groups": 1, "draws": 4}
 
@@ -477,7 +478,8 @@ def test_a_column_with_holes_is_learned_from_the_rows_that_have_it() -> None:
     rows = encoded(model, frame)
     noised = noised_copies(rows, 4, model.levels[2], model._denoiser(1), torch.Generator().manual_seed(0))
     for column, present in ((0, 80), (1, 50), (2, 80)):
-        examples = _examples(noised, noised.x, column)
+        block = (noised.features, scaled_residual(noised, noised.x))
+        examples = ExampleTable([block], 64, on_disk=False).examples(column)
         used = len(examples) if examples.weight is None else examples.weight.sum()
         assert used == 4 * present
 

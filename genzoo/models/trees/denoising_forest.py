@@ -24,8 +24,10 @@ from genzoo.models.trees.code_posterior import MOST_VALUES, all_codes, block_axe
 from genzoo.models.trees.decoder import Decoder
 from genzoo.models.trees.denoiser import Denoiser, GaussianFit, level_name, patterns, shared_name
 from genzoo.models.trees.gaussian_fits import fit_groups
-from genzoo.models.trees.level_job import LevelPlan, train_level, train_shared
+from genzoo.models.trees.level_job import train_level, train_shared
+from genzoo.models.trees.level_plan import External, LevelPlan
 from genzoo.models.trees.reverse_path import ReversePath
+from genzoo.models.trees.training_rows import RowStream, TrainingRows
 from genzoo.tables.batch import TableBatch
 from genzoo.trees.boosting import Growth
 from genzoo.trees.levels import NoisePath, Spacing, shortest_path
@@ -83,6 +85,9 @@ class DenoisingForest(TreeModel):
         likelihood: Measure residual variances. Without them training is cheaper, rows are drawn by following the flow,
             and there is no likelihood.
         tree_device: Where trees grow: ``cpu``, or ``cuda`` with a build of XGBoost that has it.
+        external_memory: Noised rows of a level are kept on disk (the folder ``TMPDIR``) while its trees grow:
+            ``always``, ``never``, or ``auto``: where they take more than 2 GiB, or the table streams and ``copies`` is
+            given. The trees are the same.
         groups: Epochs the levels are spread over; a checkpoint is written after each.
         workers: Threads that grow trees; 0 takes the cores of the machine. The result does not depend on it.
         dask: Grow trees on a Dask cluster: ``local``, or the address of a scheduler; empty uses threads.
@@ -129,6 +134,7 @@ class DenoisingForest(TreeModel):
         likelihood: bool = True,
         box: bool = False,
         tree_device: Literal["cpu", "cuda"] = "cpu",
+        external_memory: External = "auto",
         *,
         groups: int = 10,
         workers: int = 0,
@@ -158,7 +164,9 @@ class DenoisingForest(TreeModel):
         growth = Growth(
             rounds, depth, eta, bins, min_child_weight=min_child_weight, patience=stopping, device=tree_device
         )
-        self.plan = LevelPlan(growth, copies, posterior_mean, heteroscedastic, seed, self.has_likelihood)
+        self.plan = LevelPlan(
+            growth, copies, posterior_mean, heteroscedastic, seed, self.has_likelihood, external_memory
+        )
         self.layout = CategoryLayout([slot.num_categories for slot in self.codec.typed.categories])
         self.register_buffer("mean", torch.zeros(num_groups, width, dtype=torch.float64))
         self.register_buffer("covariance", torch.eye(width, dtype=torch.float64).repeat(num_groups, 1, 1))
@@ -220,7 +228,16 @@ class DenoisingForest(TreeModel):
     def job_stage(self, job: str) -> int:
         return 0 if job.startswith("trees") else 1
 
-    def prepare(self, train: Rows, held_out: Rows) -> None:
+    def _training_rows(self) -> tuple[TrainingRows, Rows]:
+        train, held_out = super()._training_rows()
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        groups = datamodule.row_groups() if self.plan.copies else None
+        if groups is None:
+            return TrainingRows(train, len(train)), held_out
+        return TrainingRows(train, groups.num_rows, RowStream(groups, self.codec, self.schema)), held_out
+
+    def prepare(self, rows: TrainingRows, held_out: Rows) -> None:
+        train = rows.sample
         generator = torch.Generator().manual_seed(seed_of(self.seed, "filler"))
         filler = torch.randn(train.values.shape, generator=generator, dtype=torch.float64)
         values = torch.where(train.filler, filler, train.values)
@@ -239,14 +256,15 @@ class DenoisingForest(TreeModel):
                 )
         self.refresh_derived()
 
-    def run_job(self, job: str, train: Rows, held_out: Rows) -> dict[str, bytes]:
+    def run_job(self, job: str, rows: TrainingRows, held_out: Rows) -> dict[str, bytes]:
         words = job.split()
         group = int(words[-1]) if self.separate else 0
-        chosen = [rows.group == group if self.separate else rows.group >= 0 for rows in (train, held_out)]
-        train, held_out = (r.select(c.nonzero().flatten()) for r, c in zip((train, held_out), chosen, strict=True))
+        rows = rows.of_group(group if self.separate else None)
+        member = held_out.group == group if self.separate else held_out.group >= 0
+        held_out = held_out.select(member.nonzero().flatten())
         if words[0] == "trees":
-            return train_shared(self._denoiser(1), train, held_out, self.plan, group)
-        return train_level(int(words[1]), self._denoiser(1), self._decoder(), train, held_out, self.plan, group)
+            return train_shared(self._denoiser(1), rows, held_out, self.plan, group)
+        return train_level(int(words[1]), self._denoiser(1), self._decoder(), rows, held_out, self.plan, group)
 
     def refresh_derived(self) -> None:
         self._reverse = None
