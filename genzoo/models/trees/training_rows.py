@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genzoo.codecs.matrix import MatrixCodec, Rows
 from genzoo.models.scoring import split_unseen
+from genzoo.models.trees.latent_classes import LatentClasses
 from genzoo.tables.schema import Schema
 
 
@@ -23,14 +24,22 @@ class RowStream:
         codec: The fitted codec.
         schema: The training schema.
         group: Only rows of this class; ``None`` takes every row whose class is known.
+        latent: Classes that no column names.
     """
 
-    def __init__(self, groups: Any, codec: MatrixCodec, schema: Schema, group: int | None = None) -> None:
-        self.groups, self.codec, self.schema, self.group = groups, codec, schema, group
+    def __init__(
+        self,
+        groups: Any,
+        codec: MatrixCodec,
+        schema: Schema,
+        group: int | None = None,
+        latent: LatentClasses | None = None,
+    ) -> None:
+        self.groups, self.codec, self.schema, self.group, self.latent = groups, codec, schema, group, latent
 
     def of_group(self, group: int) -> RowStream:
         """The rows of one class."""
-        return RowStream(self.groups, self.codec, self.schema, group)
+        return RowStream(self.groups, self.codec, self.schema, group, self.latent)
 
     def blocks(self, size: int) -> Iterator[Rows]:
         """All rows, ``size`` at a time (the last block may have fewer), whatever the row groups of the file."""
@@ -47,8 +56,8 @@ class RowStream:
     def _encoded(self, batch: Any) -> Rows:
         device = next(self.codec.buffers()).device
         rows = self.codec.encode(split_unseen(batch.to(device), self.schema).batch)
-        member = rows.group >= 0 if self.group is None else rows.group == self.group
-        return rows.select((~rows.outside & member).nonzero().flatten()).to("cpu")
+        rows = rows.select((~rows.outside).nonzero().flatten()).to("cpu")
+        return members(rows if self.latent is None else self.latent.assigned(rows), self.group)
 
 
 @dataclass(frozen=True)
@@ -70,11 +79,17 @@ class TrainingRows:
 
     def of_group(self, group: int | None) -> TrainingRows:
         """Rows of one class; ``None`` takes every row whose class is known."""
-        member = self.sample.group >= 0 if group is None else self.sample.group == group
-        sample = self.sample.select(member.nonzero().flatten())
+        sample = members(self.sample, group)
         total = round(self.total * len(sample) / max(len(self.sample), 1))
         stream = self.stream if group is None or self.stream is None else self.stream.of_group(group)
         return replace(self, sample=sample, total=total, stream=stream)
+
+    def in_classes(self, latent: LatentClasses) -> TrainingRows:
+        """The rows as members of classes that no column names."""
+        stream = self.stream
+        if stream is not None:
+            stream = RowStream(stream.groups, stream.codec, stream.schema, stream.group, latent)
+        return replace(self, sample=latent.assigned(self.sample), stream=stream)
 
     def blocks(self, size: int) -> Iterator[Rows]:
         """All rows, ``size`` at a time, in the order of the file."""
@@ -83,6 +98,11 @@ class TrainingRows:
             return
         for start in range(0, len(self.sample), size):
             yield self.sample.select(slice(start, start + size))
+
+
+def members(rows: Rows, group: int | None) -> Rows:
+    """Rows of one class; ``None`` takes every row whose class is known."""
+    return rows.select((rows.group >= 0 if group is None else rows.group == group).nonzero().flatten())
 
 
 def joined_rows(parts: list[Any]) -> Any:
