@@ -163,6 +163,8 @@ def test_several_orders_are_the_even_mixture_of_exact_models() -> None:
     torch.testing.assert_close(mixed, each.exp().mean(0).log())
     assert likelihood.kind == "exact"
     assert likelihood.by_column is None
+    assert one.explains_columns
+    assert not three.explains_columns
     assert len(three.jobs) == 3 * len(one.jobs)
 
 

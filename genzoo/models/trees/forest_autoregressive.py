@@ -124,6 +124,10 @@ class ForestAutoregressive(TreeModel):
         self._trees: dict[int, Hierarchy] = {}
         self._bins: dict[int, BinnedMarginal] = {}
 
+    @property
+    def explains_columns(self) -> bool:
+        return len(self.orders) == 1
+
     # ---- training -------------------------------------------------------------------------------------------------
 
     @property
