@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import genzoo
-from contract import continuous_table
+from contract import continuous_table, mixed_table
 from genzoo.codecs.matrix import MatrixCodec
 from genzoo.datamodules.table import Table
 from genzoo.errors import CapabilityError, GenZooError, SchemaError
@@ -131,9 +131,10 @@ def test_a_solver_steps_from_level_to_level_or_evenly_between_them() -> None:
     assert time_grid([1.0, 0.5, 0.1], 4) == pytest.approx([1.0, 0.75, 0.5, 0.3, 0.1])
 
 
-def test_twice_the_steps_change_samples_by_less_than_their_sampling_noise() -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_twice_the_steps_change_samples_by_less_than_their_sampling_noise(shared: bool) -> None:
     frame = continuous_table(400)
-    model = fit(frame, "forest_flow", num_levels=12, rounds=30, sampler="euler")
+    model = fit(frame, "forest_flow", num_levels=12, rounds=30, sampler="euler", shared=shared)
 
     def quantiles(steps: int, seed: int) -> np.ndarray:
         model.solver_steps = steps
@@ -466,6 +467,18 @@ def test_trees_on_a_device_that_the_library_was_not_built_for_are_refused_in_wor
         pytest.skip("this build of XGBoost has GPU support")
     with pytest.raises(GenZooError, match="need the build of XGBoost with GPU support, and this one has none"):
         fit(continuous_table(60), tree_device="cuda")
+
+
+def test_samples_keep_integers_whole_and_categories_known() -> None:
+    frame = mixed_table(200)
+    for arguments in ({}, {"box": True, "sampler": "euler"}):
+        drawn = fit(frame, "forest_flow", rounds=4, **arguments).sample(300, seed=0)
+        assert (drawn["count"] == drawn["count"].round()).all()
+        for name in frame.columns:
+            if not pd.api.types.is_numeric_dtype(frame[name]):
+                assert set(drawn[name].astype(str)) <= set(frame[name].dropna().astype(str))
+        if arguments:
+            assert drawn["x"].between(frame["x"].min(), frame["x"].max()).all()
 
 
 # ---- what trees are given
