@@ -80,13 +80,26 @@ class Split:
     test_label: NDArray[np.int64] | None = None
 
 
+def mixture_parts() -> tuple[Floats, Floats]:
+    """Centres ``(5, 8)`` and roots of the covariances ``(5, 8, 8)`` of :func:`mixture`."""
+    fixed = np.random.default_rng(2024)
+    return 2.0 * fixed.normal(size=(5, 8)), 0.45 * fixed.normal(size=(5, 8, 8))
+
+
 def mixture(num_rows: int, rng: np.random.Generator) -> Floats:
     """Five Gaussians in eight dimensions, each with its own covariance; the same five whatever ``rng``."""
-    fixed = np.random.default_rng(2024)
-    centres = 2.0 * fixed.normal(size=(5, 8))
-    roots = 0.45 * fixed.normal(size=(5, 8, 8))
+    centres, roots = mixture_parts()
     which = rng.integers(0, 5, num_rows)
     return centres[which] + np.einsum("nij,nj->ni", roots[which], rng.normal(size=(num_rows, 8)))
+
+
+def mixture_log_density(x: Floats) -> Floats:
+    """Its true log-density, nats."""
+    from scipy.special import logsumexp
+    from scipy.stats import multivariate_normal
+
+    each = [multivariate_normal(c, root @ root.T).logpdf(x) for c, root in zip(*mixture_parts())]
+    return np.asarray(logsumexp(each, axis=0) - np.log(len(each)))
 
 
 def load(name: str, seed: int) -> Split:

@@ -1,11 +1,13 @@
 """The likelihood bound of ForestFlow and ForestDiffusion against known densities and against other models.
 
     OMP_NUM_THREADS=1 python benchmarks/forest_likelihood.py [--only moons wine] [--model forest_flow]
+        [--arguments '{"rotations": 2}'] [--rows 8000] [--alone]
 
 Negative log-likelihood of held-out rows, nats a row, numbers in z-scores of the training rows: ``truth`` where the
 density is known, one Gaussian, a mixture of Gaussians (its number of components chosen on validation rows), and the
 bound with 1 and with 10 importance weights; each less the truth in brackets. ``sum`` is the bound of 10 weights summed
 over a grid on two columns, which is at most 1 and near it. One split and seed; settings are those of :data:`SETTINGS`.
+``--rows`` draws so many training rows of a known density; ``--alone`` leaves the other models out.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from forest_flow import mixture
+from forest_flow import mixture, mixture_log_density
 
 import genzoo
 
@@ -60,17 +62,18 @@ def _log_density(x: np.ndarray, centres: np.ndarray, sd: float) -> np.ndarray:
     return np.asarray(torch.logsumexp(torch.from_numpy(each), 1))
 
 
-def table(name: str, seed: int) -> tuple[pd.DataFrame, pd.DataFrame, float | None]:
+def table(name: str, seed: int, num_rows: int | None = None) -> tuple[pd.DataFrame, pd.DataFrame, float | None]:
     """Training (with validation) and held-out rows in z-scores of the training rows, and the truth's mean NLL."""
     rng = np.random.default_rng(seed)
     truth = None
     if name in ("moons", "eight_gaussians"):
         make = moons if name == "moons" else eight_gaussians
-        train, _ = make(2500, rng)
+        train, _ = make(num_rows or 2500, rng)
         test, log_density = make(1000, rng)
         truth = -float(log_density.mean())
     elif name == "mixture":
-        train, test = mixture(2000, rng), mixture(500, rng)
+        train, test = mixture(num_rows or 2000, rng), mixture(500, rng)
+        truth = -float(mixture_log_density(test).mean())
     else:
         from sklearn import datasets
 
@@ -95,8 +98,8 @@ def grid_sum(model: Any, frame: pd.DataFrame) -> float:
     return float(density.sum() * (axes[0][1] - axes[0][0]) * (axes[1][1] - axes[1][0]))
 
 
-def run(name: str, model: str, seed: int, arguments: dict[str, Any]) -> None:
-    train, test, truth = table(name, seed)
+def run(name: str, model: str, seed: int, arguments: dict[str, Any], num_rows: int | None, alone: bool) -> None:
+    train, test, truth = table(name, seed, num_rows)
     data = {"test": 0.0, "val": 0.15, "overrides": {column: {"kind": "continuous"} for column in train}}
 
     def fit(key: str, **given: Any) -> Any:
@@ -106,7 +109,8 @@ def run(name: str, model: str, seed: int, arguments: dict[str, Any]) -> None:
         apart = "" if truth is None else f" ({-likelihood.mean() - truth:+.3f})"
         return f"{-likelihood.mean():.3f}{apart} ± {likelihood.se_mean():.3f}"
 
-    others = [cell(fit(key).log_prob(test)) for key in ("gaussian", "mixture", "forest_autoregressive")]
+    keys = ("gaussian", "mixture", "forest_autoregressive")
+    others = ["" if alone else cell(fit(key).log_prob(test)) for key in keys]
     settings = SETTINGS[name] | arguments
     started = time.process_time()
     trees = fit(model, **({"scaler": "standardise", "trainer": {"limit_val_batches": 0}} | settings))
@@ -129,12 +133,14 @@ def main() -> None:
     parser.add_argument("--model", default="forest_flow", choices=["forest_flow", "forest_diffusion"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--arguments", type=json.loads, default={}, help="JSON put over the settings")
+    parser.add_argument("--rows", type=int, help="training rows of the known densities")
+    parser.add_argument("--alone", action="store_true", help="leave the other models out")
     given = parser.parse_args()
     torch.set_num_threads(1)
     print("| data | truth | gaussian | mixture | forest_autoregressive | bound | 10 weights | sum | CPU s | settings |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name in given.only:
-        run(name, given.model, given.seed, given.arguments)
+        run(name, given.model, given.seed, given.arguments, given.rows, given.alone)
 
 
 if __name__ == "__main__":

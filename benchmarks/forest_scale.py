@@ -18,7 +18,15 @@ from pathlib import Path
 import numpy as np
 from process_cost import measure
 
-SETTINGS = {"num_levels": 5, "rounds": 20, "eta": 0.3, "stopping": 0, "likelihood": False, "sampler": "euler"}
+SETTINGS = {
+    "workers": 1,
+    "num_levels": 5,
+    "rounds": 20,
+    "eta": 0.3,
+    "stopping": 0,
+    "likelihood": False,
+    "sampler": "euler",
+}
 
 
 def main() -> None:

@@ -132,3 +132,58 @@ def test_numbers_drawn_within_a_bin_follow_the_marginal() -> None:
         # the mean of 4000 uniform numbers: four standard errors
         assert float(level.mean()) == pytest.approx(0.5, abs=4 / np.sqrt(12 * 4000))
         assert float(level.std()) == pytest.approx(1 / np.sqrt(12), abs=0.02)
+
+
+# ---- several orders
+
+
+def test_orders_are_permutations_that_keep_a_number_behind_its_indicator() -> None:
+    model = fit(mixed_table(150), orders=6, rounds=1)
+    places = range(len(model.codec.order))
+    assert model.orders[0] == list(places)
+    assert len({tuple(order) for order in model.orders}) > 3
+    for order in model.orders:
+        assert sorted(order) == list(places)
+        for place, (kind, slot) in enumerate(model.codec.order):
+            if kind == "number" and model.codec.numbers[slot].indicator is not None:
+                indicator = model.codec.order.index(("category", model.codec.numbers[slot].indicator))
+                assert order.index(place) == order.index(indicator) + 1
+
+
+def test_several_orders_are_the_even_mixture_of_exact_models() -> None:
+    frame = mixed_table(300)
+    one, three = fit(frame, rounds=20), fit(frame, rounds=20, orders=3)
+    assert all(one.store.raw(job) == three.store.raw(job) for job in one.jobs)
+    rows = three.codec.encode(three._encoded_table(frame.head(50)).batch())
+    features = three.features(rows)
+    each = torch.stack([three._in_order(order, rows, features)[0].sum(1) for order in range(3)])
+    torch.testing.assert_close(each[0], one.model_log_prob(rows, None, 1).values)  # type: ignore[arg-type]
+    likelihood = three.log_prob(frame.head(50))
+    mixed = three.model_log_prob(rows, None, 1).values  # type: ignore[arg-type]
+    torch.testing.assert_close(mixed, each.exp().mean(0).log())
+    assert likelihood.kind == "exact"
+    assert likelihood.by_column is None
+    assert one.explains_columns
+    assert not three.explains_columns
+    assert len(three.jobs) == 3 * len(one.jobs)
+
+
+def test_several_orders_sum_to_one_and_draw_what_they_score() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 3, 900)
+    b = np.where(rng.random(900) < 0.7, a, rng.integers(0, 3, 900))
+    frame = pd.DataFrame({"a": np.array(list("pqr"))[a], "b": np.array(list("uvw"))[b]})
+    model = fit(frame, orders=3)
+    states = pd.DataFrame([(x, y) for x in "pqr" for y in "uvw"], columns=["a", "b"])
+    probability = np.exp(model.log_prob(states).values)
+    known = (1 - model.schema.epsilon) ** 2  # the rest is for categories that were never seen
+    assert probability.sum() == pytest.approx(known, abs=1e-9)
+    assert len({tuple(order) for order in model.orders}) == 2
+    drawn = model.sample(9000, seed=1).value_counts().reindex(list(map(tuple, states.to_numpy())), fill_value=0)
+    z = (drawn.to_numpy() - 9000 * probability) / np.sqrt(9000 * probability)
+    assert np.abs(z).max() < 4.5
+    # conditionals of the mixture, from either side
+    holes = pd.DataFrame({"a": [None] * 500, "b": ["u"] * 500})
+    filled = pd.concat(model.impute(holes, draws=8, seed=0))["a"].value_counts(normalize=True)
+    column = probability[states["b"] == "u"]
+    np.testing.assert_allclose(filled[list("pqr")], column / column.sum(), atol=0.05)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import genzoo
-from contract import continuous_table
+from contract import continuous_table, mixed_table
 from genzoo.codecs.matrix import MatrixCodec
 from genzoo.datamodules.table import Table
 from genzoo.errors import CapabilityError, GenZooError, SchemaError
@@ -27,8 +27,9 @@ from genzoo.models.trees.denoiser import patterns, random_rotations
 from genzoo.models.trees.forest_diffusion import ForestDiffusion
 from genzoo.models.trees.forest_flow import ForestFlow
 from genzoo.models.trees.gaussian_fits import covariance_of, fit_groups
-from genzoo.models.trees.level_job import _examples, noised_copies
+from genzoo.models.trees.noised_rows import noised_copies, scaled_residual
 from genzoo.models.trees.samplers import follow_flow, time_grid
+from genzoo.trees.example_table import ExampleTable
 
 SMALL: dict[str, Any] = {"num_levels": 6, "rounds": 12, "copies": 3, "eta": 0.3, "groups": 1, "draws": 4}
 
@@ -130,9 +131,10 @@ def test_a_solver_steps_from_level_to_level_or_evenly_between_them() -> None:
     assert time_grid([1.0, 0.5, 0.1], 4) == pytest.approx([1.0, 0.75, 0.5, 0.3, 0.1])
 
 
-def test_twice_the_steps_change_samples_by_less_than_their_sampling_noise() -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_twice_the_steps_change_samples_by_less_than_their_sampling_noise(shared: bool) -> None:
     frame = continuous_table(400)
-    model = fit(frame, "forest_flow", num_levels=12, rounds=30, sampler="euler")
+    model = fit(frame, "forest_flow", num_levels=12, rounds=30, sampler="euler", shared=shared)
 
     def quantiles(steps: int, seed: int) -> np.ndarray:
         model.solver_steps = steps
@@ -467,6 +469,18 @@ def test_trees_on_a_device_that_the_library_was_not_built_for_are_refused_in_wor
         fit(continuous_table(60), tree_device="cuda")
 
 
+def test_samples_keep_integers_whole_and_categories_known() -> None:
+    frame = mixed_table(200)
+    for arguments in ({}, {"box": True, "sampler": "euler"}):
+        drawn = fit(frame, "forest_flow", rounds=4, **arguments).sample(300, seed=0)
+        assert (drawn["count"] == drawn["count"].round()).all()
+        for name in frame.columns:
+            if not pd.api.types.is_numeric_dtype(frame[name]):
+                assert set(drawn[name].astype(str)) <= set(frame[name].dropna().astype(str))
+        if arguments:
+            assert drawn["x"].between(frame["x"].min(), frame["x"].max()).all()
+
+
 # ---- what trees are given
 
 
@@ -477,7 +491,8 @@ def test_a_column_with_holes_is_learned_from_the_rows_that_have_it() -> None:
     rows = encoded(model, frame)
     noised = noised_copies(rows, 4, model.levels[2], model._denoiser(1), torch.Generator().manual_seed(0))
     for column, present in ((0, 80), (1, 50), (2, 80)):
-        examples = _examples(noised, noised.x, column)
+        block = (noised.features, scaled_residual(noised, noised.x))
+        examples = ExampleTable([block], 64, on_disk=False).examples(column)
         used = len(examples) if examples.weight is None else examples.weight.sum()
         assert used == 4 * present
 

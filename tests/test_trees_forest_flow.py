@@ -20,7 +20,8 @@ from genzoo.models.trees.code_posterior import Codes
 from genzoo.models.trees.denoiser import View, patterns
 from genzoo.models.trees.forest_flow import ForestFlow
 from genzoo.models.trees.gaussian_fits import gaussian_fit
-from genzoo.models.trees.level_job import _rows_to_noise, axis_variances, noised_copies, posterior_means
+from genzoo.models.trees.level_job import axis_variances
+from genzoo.models.trees.noised_rows import noised_copies, posterior_means, rows_to_noise
 from genzoo.trees.levels import Level, NoisePath, StraightPath, VariancePreserving, reverse_kernel, shortest_path
 
 STRAIGHT = StraightPath()
@@ -356,10 +357,10 @@ def test_by_default_a_level_sees_about_as_many_noised_rows_whatever_the_length_o
     model = fit(gaussian_table(), rounds=0)
     rows = encoded(model, gaussian_table(50))
     generator = torch.Generator().manual_seed(0)
-    short, copies = _rows_to_noise(rows, 0, generator)
+    short, copies = rows_to_noise(rows, 0, generator)
     assert (len(short), copies) == (50, 20)
     long = rows.select(torch.arange(50).repeat(500))
-    part, copies = _rows_to_noise(long, 0, generator)
+    part, copies = rows_to_noise(long, 0, generator)
     assert (len(part), copies) == (20_000, 1)
-    given, copies = _rows_to_noise(long, 3, generator)
+    given, copies = rows_to_noise(long, 3, generator)
     assert (len(given), copies) == (25_000, 3)

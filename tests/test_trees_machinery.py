@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,18 @@ def test_boosters_are_one_flat_tensor_beside_the_state_dict() -> None:
     state["bytes"] = state["bytes"][:-1]
     with pytest.raises(CheckpointError, match="offsets do not fit"):
         BoosterStore.from_state(state)
+
+
+def test_a_loaded_model_outlives_the_file_it_came_from(tmp_path: Path) -> None:
+    model = genzoo.fit(mixed_table(), model="forest_autoregressive", rounds=5, run_dir=tmp_path)
+    again = genzoo.load(tmp_path)
+    path = tmp_path / "checkpoints" / "best.ckpt"
+    (tmp_path / "other").write_bytes(b"x" * path.stat().st_size)
+    (tmp_path / "other").replace(path)  # as a new checkpoint takes the place of an old one
+    assert parts(again) == parts(model)
+    np.testing.assert_array_equal(again.log_prob(mixed_table(20)).values, model.log_prob(mixed_table(20)).values)
+    travelled = pickle.loads(pickle.dumps(again.store))
+    assert {job: travelled.raw(job) for job in model.jobs} == parts(model)
 
 
 def test_a_copied_store_predicts_as_the_original() -> None:

@@ -68,9 +68,9 @@ class Rows:
         cells = Cells(**{name: value.to(device) for name, value in vars(self.cells).items()})
         return Rows(cells, self.values.to(device), self.filler.to(device), self.group.to(device))
 
-    def in_group(self, group: int) -> Rows:
-        """The same rows as members of one class."""
-        return replace(self, group=torch.full_like(self.group, group))
+    def in_group(self, group: int | Tensor) -> Rows:
+        """The same rows as members of one class, or of a class ``(batch,)`` each."""
+        return replace(self, group=torch.zeros_like(self.group) + group)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def run(arguments: list[str]) -> int:
     from genzoo.tables.stream import TableWriter
 
     model, reader = opened(given.run, given.file)
-    if given.by and not model.capabilities.by_column:
+    if given.by and not model.explains_columns:
         from genzoo.models.catalogue import alternatives
 
         raise CapabilityError(

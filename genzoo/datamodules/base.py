@@ -18,6 +18,7 @@ from genzoo.likelihood.noise import seed_of
 from genzoo.tables.schema import Schema
 
 if TYPE_CHECKING:
+    from genzoo.datamodules.streamed import RowGroups
     from genzoo.tables.batch import TableBatch
     from genzoo.tables.encode import TableData
 
@@ -100,6 +101,10 @@ class TableDataModule(LightningDataModule, ABC):
     def schema(self) -> Schema:
         """The schema with what training rows add: vocabularies and their number."""
         return self.data("train").schema
+
+    def row_groups(self) -> RowGroups | None:
+        """Where all training rows are read, if :meth:`data` gives only a sample of them; else ``None``."""
+        return None
 
     def adopt_schema(self, schema: Schema) -> None:
         """Takes the vocabularies of a trained model's schema: categories it lacks become unseen.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,37 @@ class RowGroupLoader:
                 yield pool, last
                 rest = len(pool) % stride
                 parts = [pool.select(slice(len(pool) - rest, None))] if rest else []
+
+
+class RowGroups:
+    """Training rows of a streamed table by row group, for those who read all of them several times.
+
+    Can travel to another process; each copy opens the file for itself, so several threads read through copies.
+
+    Args:
+        table: The table.
+    """
+
+    def __init__(self, table: StreamedTable) -> None:
+        schema = table.schema
+        table = copy.copy(table)
+        # neither the Trainer nor rows in memory travel along
+        table.__dict__ |= {"trainer": None, "_splits": None, "_masks": {}}
+        self._table, self._schema = table, schema
+        self.num_rows = table.num_training_rows
+
+    def __copy__(self) -> RowGroups:
+        made = object.__new__(RowGroups)
+        made.__dict__ |= self.__dict__ | {"_table": copy.copy(self._table)}
+        return made
+
+    def __len__(self) -> int:
+        return self._table.num_groups
+
+    def __getitem__(self, group: int) -> TableData:
+        if not 0 <= group < len(self):
+            raise IndexError(f"row group {group} of {len(self)}")
+        return self._table.encode_group(group, self._schema).select(self._table.labels(group) == 0)
 
 
 class StreamedTable(TableDataModule):
@@ -197,6 +229,9 @@ class StreamedTable(TableDataModule):
     def train_rows(self, group: int) -> TableData:
         """Training rows of a row group, under the training schema."""
         return self.encode_group(group, self.schema).select(self.labels(group) == 0)
+
+    def row_groups(self) -> RowGroups:
+        return RowGroups(self)
 
     def _load(self) -> dict[Split, TableData]:
         self._open()

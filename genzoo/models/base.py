@@ -151,6 +151,11 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
         return self.likelihood_kind, self.likelihood_method
 
     @property
+    def explains_columns(self) -> bool:
+        """The likelihood is a sum of contributions of columns."""
+        return self.capabilities.by_column
+
+    @property
     def reads_pattern(self) -> bool:
         """The density depends on which cells are missing, not only on the observed ones."""
         return self.capabilities.uses_mask

@@ -59,7 +59,8 @@ def read_checkpoint(run: str | Path) -> dict[str, Any]:
         return read_export(run)
     path = checkpoint_path(run)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # mapped: what is not read (the trees of other levels) is not loaded; a checkpoint is replaced, never rewritten
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise CheckpointError(
             f"'{path}' is not a readable checkpoint (truncated, or of another program): {_first_line(error)}"

@@ -15,9 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Spacing = Literal["auto", "uniform", "log_snr"]
-LOWEST, HIGHEST = 0.02, 0.985
-LOWEST_DISCRETE = 0.1
-"""Where codes and coarse cells are all there is, less noise than this tells nothing more."""
+Ends = tuple[float, float]
+"""Least and most noise of levels even in the log-SNR, as times of the straight path; pure noise comes on top."""
+SMOOTH: Ends = (0.02, 0.985)
+CELLS: Ends = (0.1, 0.985)
+"""Where coarse cells and codes are all there is, less noise than this tells nothing more."""
+CODES: Ends = (0.25, 0.9)
+"""Codes of categories alone are told apart, and blurred, within less."""
 EARLIEST = 1e-3
 """Lowest level of a uniform grid of the variance-preserving path, as its authors have it."""
 
@@ -60,7 +64,7 @@ class NoisePath(ABC):
         """The time at which noise over signal is ``ratio``."""
 
     @abstractmethod
-    def times(self, num_levels: int, spacing: Spacing, width: int, discrete: bool = False) -> NDArray[np.float64]:
+    def times(self, num_levels: int, spacing: Spacing, width: int, ends: Ends = SMOOTH) -> NDArray[np.float64]:
         """Ascending times ``(num_levels,)``, the last one 1.
 
         Args:
@@ -68,7 +72,7 @@ class NoisePath(ABC):
             spacing: ``uniform`` in time, even in the ``log_snr``, or ``auto``: uniform up to three columns, else
                 log-SNR, which spends levels where correlated columns are told apart.
             width: Columns of the matrix.
-            discrete: No column has a density.
+            ends: By what the columns are.
         """
 
     def level(self, index: int, time: float) -> Level:
@@ -76,17 +80,17 @@ class NoisePath(ABC):
         signal, noise = self.mix(time)
         return Level(index, float(time), signal, noise)
 
-    def levels(self, num_levels: int, spacing: Spacing, width: int, discrete: bool = False) -> list[Level]:
+    def levels(self, num_levels: int, spacing: Spacing, width: int, ends: Ends = SMOOTH) -> list[Level]:
         """The levels of :meth:`times`."""
         if num_levels < 1:
             raise ValueError(f"num_levels must be at least 1, got {num_levels}")
-        return [self.level(k, time) for k, time in enumerate(self.times(num_levels, spacing, width, discrete))]
+        return [self.level(k, time) for k, time in enumerate(self.times(num_levels, spacing, width, ends))]
 
-    def even_log_snr(self, num_levels: int, highest: float, discrete: bool) -> NDArray[np.float64]:
-        """Times even in the log-SNR, from the lowest noise to the ratio ``highest``."""
-        lowest = LOWEST_DISCRETE if discrete else LOWEST
-        ends = math.log(lowest / (1 - lowest)), math.log(highest)
-        return np.array([self.time_of(math.exp(z)) for z in np.linspace(*ends, num_levels)])
+    def even_log_snr(self, num_levels: int, lowest: float, highest: float) -> NDArray[np.float64]:
+        """Times even in the log-SNR between two ratios of noise over signal."""
+        return np.array(
+            [self.time_of(math.exp(z)) for z in np.linspace(math.log(lowest), math.log(highest), num_levels)]
+        )
 
 
 class StraightPath(NoisePath):
@@ -101,12 +105,12 @@ class StraightPath(NoisePath):
     def time_of(self, ratio: float) -> float:
         return ratio / (1 + ratio)
 
-    def times(self, num_levels: int, spacing: Spacing, width: int, discrete: bool = False) -> NDArray[np.float64]:
+    def times(self, num_levels: int, spacing: Spacing, width: int, ends: Ends = SMOOTH) -> NDArray[np.float64]:
         if num_levels == 1:
             return np.ones(1)
-        if spacing == "uniform" or (spacing == "auto" and width <= 3 and not discrete):
+        if spacing == "uniform" or (spacing == "auto" and width <= 3 and ends == SMOOTH):
             return np.arange(1, num_levels + 1) / num_levels
-        return np.append(self.even_log_snr(num_levels - 1, HIGHEST / (1 - HIGHEST), discrete), 1.0)
+        return np.append(self.even_log_snr(num_levels - 1, *map(_ratio, ends)), 1.0)
 
 
 @dataclass(frozen=True)
@@ -145,13 +149,18 @@ class VariancePreserving(NoisePath):
         slope, bend = self.beta_min / 2, (self.beta_max - self.beta_min) / 4
         return 2 * c / (slope + math.sqrt(slope**2 + 4 * bend * c))
 
-    def times(self, num_levels: int, spacing: Spacing, width: int, discrete: bool = False) -> NDArray[np.float64]:
+    def times(self, num_levels: int, spacing: Spacing, width: int, ends: Ends = SMOOTH) -> NDArray[np.float64]:
         if num_levels == 1:
             return np.ones(1)
-        if spacing == "uniform" or (spacing == "auto" and width <= 3 and not discrete):
+        if spacing == "uniform" or (spacing == "auto" and width <= 3 and ends == SMOOTH):
             return np.linspace(EARLIEST, 1.0, num_levels)
         signal, noise = self.mix(1.0)
-        return np.append(self.even_log_snr(num_levels, noise / signal, discrete)[:-1], 1.0)
+        return np.append(self.even_log_snr(num_levels, _ratio(ends[0]), noise / signal)[:-1], 1.0)
+
+
+def _ratio(time: float) -> float:
+    """Noise over signal on the straight path."""
+    return time / (1 - time)
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from genzoo.trees.library import xgboost
 class BoosterStore:
     """Results of jobs. A result is a set of parts, each a booster (UBJSON) or a float64 array, as bytes.
 
-    The bytes are what is compared, saved and resumed; boosters are read from them when first used.
+    The bytes are what is compared, saved and resumed; boosters are read from them when first used. Those of a
+    checkpoint stay where they are (in a mapped file) until then.
     """
 
     def __init__(self) -> None:
-        self._parts: dict[str, dict[str, bytes]] = {}
+        self._parts: dict[str, dict[str, bytes | memoryview]] = {}
         self._boosters: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
 
@@ -33,7 +34,7 @@ class BoosterStore:
 
     def __getstate__(self) -> dict[str, Any]:
         """Bytes travel; boosters are read from them again."""
-        return {"parts": self._parts}
+        return {"parts": {job: self.raw(job) for job in self._parts}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__()  # type: ignore[misc]
@@ -81,7 +82,7 @@ class BoosterStore:
 
     def raw(self, job: str) -> dict[str, bytes]:
         """The parts of a job as they are kept."""
-        return dict(self._parts[job])
+        return {name: bytes(part) for name, part in self._parts[job].items()}
 
     def to_state(self) -> dict[str, Any]:
         """Plain values and tensors: ``bytes`` uint8, ``offsets`` int64 ``(parts + 1,)``, and a name per part."""
@@ -104,11 +105,11 @@ class BoosterStore:
         """
         store = cls()
         offsets, names = state["offsets"].tolist(), state["names"]
-        flat = state["bytes"].cpu().numpy()
+        flat = memoryview(state["bytes"].cpu().numpy())
         if len(offsets) != len(names) + 1 or offsets[-1] != len(flat):
             raise CheckpointError("the checkpoint's trees are damaged: their offsets do not fit their bytes")
         for (job, part), start, end in zip(names, offsets[:-1], offsets[1:], strict=True):
-            store._parts.setdefault(job, {})[part] = flat[start:end].tobytes()
+            store._parts.setdefault(job, {})[part] = flat[start:end]
         return store
 
 

@@ -120,6 +120,7 @@ class TreeModel(DensityModel):
 
     def on_fit_start(self) -> None:
         self._rows = None
+        self.trainer.limit_train_batches = 1  # a group of jobs reads all rows at once; batches are not looked at
 
     def on_fit_end(self) -> None:
         self._rows = None
@@ -134,8 +135,6 @@ class TreeModel(DensityModel):
             self._cluster = None
 
     def training_step(self, batch: TableBatch, batch_idx: int) -> None:
-        if batch_idx:
-            return  # the group of this epoch is done: it reads all rows at once
         missing = self.store.missing(self.jobs)
         if missing:
             if self._rows is None:

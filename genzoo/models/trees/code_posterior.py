@@ -41,6 +41,16 @@ class Codes:
     log_prob: Tensor
     open: bool
 
+    @property
+    def one_hot(self) -> bool:
+        """Each point has a column of its own."""
+        return self.points.shape[0] == self.points.shape[1] > 1
+
+    def log_posterior(self, x_t: Tensor, level: Level) -> Tensor:
+        """``(n, K)`` log-probability of each point given noised codes ``(n, w)``."""
+        distance = torch.cdist(x_t, level.signal * self.points, compute_mode="donot_use_mm_for_euclid_dist").square()
+        return (self.log_prob - 0.5 * distance / level.noise**2).log_softmax(1)
+
     def estimate(self, x_t: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         """Posterior mean and variance of each column of noised codes, ``(n, w)``."""
         out, variance = torch.empty_like(x_t), torch.empty_like(x_t)

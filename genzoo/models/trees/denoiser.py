@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from genzoo.models.trees.category_steps import category_log_probs
 from genzoo.models.trees.code_posterior import Codes
 from genzoo.trees.boosting import margin
 from genzoo.trees.levels import Level
@@ -197,6 +198,10 @@ class Denoiser:
         self.rotations, self.shared = rotations, shared
         self.turn = random_rotations(len(smooth), rotations)
         self._views: dict[tuple[bytes, bool, int], View] = {}
+        self.categories = [one for one in codes if not one.open]
+        self.is_category = torch.zeros(len(smooth), dtype=torch.bool)
+        for one in self.categories:
+            self.is_category[one.columns] = True
 
     @property
     def width(self) -> int:
@@ -256,8 +261,29 @@ class Denoiser:
         return torch.from_numpy(self.store.array(self.job(level, group), "tau").copy())
 
     def weight(self, level: Level, group: int = 0) -> Tensor:
-        """``(P,)`` share of the denoiser's Gaussian in the cells of each column."""
+        """``(P,)`` share of the denoiser in the cells of each column, and in the probabilities of each category."""
         return torch.from_numpy(self.store.array(self.job(level, group), "weight").copy())
+
+    def category_steps(
+        self, level: Level, x_t: Tensor, x_hat: Tensor, view: View
+    ) -> list[tuple[Codes, Tensor, Tensor]]:
+        """Each observed category: its codes, their places among the observed columns, ``(n, K)`` log-probabilities.
+
+        Args:
+            level: Level of noise.
+            x_t: ``(n, observed)`` the noised row.
+            x_hat: ``(n, observed)`` the estimate of :meth:`estimate`.
+            view: The pattern of holes.
+        """
+        out = []
+        weight = self.weight(level, view.group) if self.categories else None
+        for codes in self.categories:
+            if weight is not None and bool(view.observed[codes.columns[0]]):
+                places = torch.searchsorted(view.index, codes.columns)
+                share = weight[codes.columns[0]]
+                log_prob = category_log_probs(codes, x_t[:, places], x_hat[:, places], level, share)
+                out.append((codes, places, log_prob))
+        return out
 
     def base(self, level: Level, group: int = 0) -> Tensor:
         """``(P,)`` see ``store``; zeros for a level without."""

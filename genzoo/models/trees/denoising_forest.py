@@ -24,11 +24,14 @@ from genzoo.models.trees.code_posterior import MOST_VALUES, all_codes, block_axe
 from genzoo.models.trees.decoder import Decoder
 from genzoo.models.trees.denoiser import Denoiser, GaussianFit, level_name, patterns, shared_name
 from genzoo.models.trees.gaussian_fits import fit_groups
-from genzoo.models.trees.level_job import LevelPlan, train_level, train_shared
+from genzoo.models.trees.latent_classes import LatentClasses, fit_latent_classes
+from genzoo.models.trees.level_job import train_level, train_shared
+from genzoo.models.trees.level_plan import External, LevelPlan
 from genzoo.models.trees.reverse_path import ReversePath
+from genzoo.models.trees.training_rows import RowStream, TrainingRows, members
 from genzoo.tables.batch import TableBatch
 from genzoo.trees.boosting import Growth
-from genzoo.trees.levels import NoisePath, Spacing, shortest_path
+from genzoo.trees.levels import CELLS, CODES, SMOOTH, NoisePath, Spacing, shortest_path
 
 if TYPE_CHECKING:
     from genzoo.likelihood.log_likelihood import LogLikelihood
@@ -76,6 +79,8 @@ class DenoisingForest(TreeModel):
             is worth ``log P(label) + bound(the rest given the label)``.
         classes: With a label: trees are told the class (``input``), or each class has its own (``separate``).
         class_mix: Probability of each class by name, in place of its training frequency.
+        components: Classes that no column names, found as components of a mixture of Gaussians, each with a Gaussian
+            fit and trees of its own: for rows in clusters. Scoring costs as many times more. 0: none.
         imputation: ``particles`` (sequential Monte Carlo, exact as their number grows) or ``repaint``.
         particles: Paths a row in imputation; more is closer to the exact conditional.
         repaint_passes: Times that RePaint goes through each stretch of levels; 1 never goes back.
@@ -83,6 +88,9 @@ class DenoisingForest(TreeModel):
         likelihood: Measure residual variances. Without them training is cheaper, rows are drawn by following the flow,
             and there is no likelihood.
         tree_device: Where trees grow: ``cpu``, or ``cuda`` with a build of XGBoost that has it.
+        external_memory: Noised rows of a level are kept on disk (the folder ``TMPDIR``) while its trees grow:
+            ``always``, ``never``, or ``auto``: where they take more than 2 GiB, or the table streams and ``copies`` is
+            given. The trees are the same.
         groups: Epochs the levels are spread over; a checkpoint is written after each.
         workers: Threads that grow trees; 0 takes the cores of the machine. The result does not depend on it.
         dask: Grow trees on a Dask cluster: ``local``, or the address of a scheduler; empty uses threads.
@@ -94,6 +102,7 @@ class DenoisingForest(TreeModel):
     codec: MatrixCodec
     mean: Tensor
     covariance: Tensor
+    component_log_prob: Tensor
     category_log_prob: Tensor
     grid_points: Tensor
     grid_logs: Tensor
@@ -122,6 +131,7 @@ class DenoisingForest(TreeModel):
         label: str | None = None,
         classes: Classes = "input",
         class_mix: dict[str, float] | None = None,
+        components: int = 0,
         imputation: Literal["particles", "repaint"] = "particles",
         particles: int = 32,
         repaint_passes: int = 5,
@@ -129,6 +139,7 @@ class DenoisingForest(TreeModel):
         likelihood: bool = True,
         box: bool = False,
         tree_device: Literal["cpu", "cuda"] = "cpu",
+        external_memory: External = "auto",
         *,
         groups: int = 10,
         workers: int = 0,
@@ -141,26 +152,44 @@ class DenoisingForest(TreeModel):
             ("copies", copies, 0),
             ("repaint_passes", repaint_passes, 1),
             ("rotations", rotations, 0),
+            ("components", components, 0),
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         self.path, self.box, self.has_likelihood = path, box, likelihood and not box
         self.codec = MatrixCodec(self.schema, "standardise" if box else scaler, code, label, box)
-        width, num_groups = self.codec.width, self.codec.num_groups
-        discrete = all(slot.quantized for slot in self.codec.typed.numbers)
-        self.levels = path.levels(num_levels, spacing, width, discrete)
+        width = self.codec.width
+        self.components = components if components > 1 else 0
+        self.num_groups = num_groups = self.components or self.codec.num_groups
+        ends = SMOOTH
+        if all(slot.quantized for slot in self.codec.typed.numbers):
+            ends = CELLS if self.codec.typed.numbers else CODES
+        self.levels = path.levels(num_levels, spacing, width, ends)
         self.num_steps, self.particles, self.shrink = num_steps, particles, shrink
         self.shared, self.rotations = shared, rotations
-        self.label, self.separate, self.class_mix = label, label is not None and classes == "separate", class_mix
+        self.label, self.class_mix = label, class_mix
+        self.separate = bool(self.components) or (label is not None and classes == "separate")
+        if self.components:
+            if label is not None:
+                raise ValueError(
+                    f"components are classes that no column names, and label '{label}' names one; leave one of them out"
+                )
+            if not bool(self._smooth().any()):
+                raise CapabilityError(
+                    "components are found on columns of numbers, and this table has none; use components: 0"
+                )
         self.imputation, self.repaint_passes, self.repaint_jump = imputation, repaint_passes, repaint_jump
         if class_mix is not None:
             self._given_mix(class_mix)
         growth = Growth(
             rounds, depth, eta, bins, min_child_weight=min_child_weight, patience=stopping, device=tree_device
         )
-        self.plan = LevelPlan(growth, copies, posterior_mean, heteroscedastic, seed, self.has_likelihood)
+        self.plan = LevelPlan(
+            growth, copies, posterior_mean, heteroscedastic, seed, self.has_likelihood, external_memory
+        )
         self.layout = CategoryLayout([slot.num_categories for slot in self.codec.typed.categories])
         self.register_buffer("mean", torch.zeros(num_groups, width, dtype=torch.float64))
+        self.register_buffer("component_log_prob", torch.zeros(self.components, dtype=torch.float64))
         self.register_buffer("covariance", torch.eye(width, dtype=torch.float64).repeat(num_groups, 1, 1))
         self.register_buffer("category_log_prob", torch.zeros(self.layout.total, dtype=torch.float64))
         for name in ("grid_points", "grid_logs"):
@@ -192,7 +221,9 @@ class DenoisingForest(TreeModel):
 
     @property
     def class_log_prob(self) -> Tensor:
-        """``(C,)`` log-probability of each class; zero for the one class of a table without a label."""
+        """``(C,)`` log-probability of each class; zero for the one class of a table without classes."""
+        if self.components:
+            return self.component_log_prob.cpu()
         slot = self.codec.label_slot
         if slot is None:
             return torch.zeros(1, dtype=torch.float64)
@@ -213,18 +244,38 @@ class DenoisingForest(TreeModel):
     @property
     def jobs(self) -> list[str]:
         """One per level, or per level and class; before them the trees that serve all levels, if there are such."""
-        members: list[int | None] = list(range(self.codec.num_groups)) if self.separate else [None]
+        members: list[int | None] = list(range(self.num_groups)) if self.separate else [None]
         trees = [shared_name(group) for group in members] if self.shared else []
         return trees + [level_name(level.index, group) for level in self.levels for group in members]
 
     def job_stage(self, job: str) -> int:
         return 0 if job.startswith("trees") else 1
 
-    def prepare(self, train: Rows, held_out: Rows) -> None:
+    def _training_rows(self) -> tuple[TrainingRows, Rows]:
+        train, held_out = super()._training_rows()
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        groups = datamodule.row_groups() if self.plan.copies else None
+        if groups is None:
+            return TrainingRows(train, len(train)), held_out
+        return TrainingRows(train, groups.num_rows, RowStream(groups, self.codec, self.schema)), held_out
+
+    def prepare(self, rows: TrainingRows, held_out: Rows) -> None:
+        train = rows.sample
         generator = torch.Generator().manual_seed(seed_of(self.seed, "filler"))
         filler = torch.randn(train.values.shape, generator=generator, dtype=torch.float64)
         values = torch.where(train.filler, filler, train.values)
-        mean, covariance = fit_groups(values, train.group, len(self.mean), self.separate, self.shrink)
+        group, prior_rows = train.group, None
+        if self.components:
+            found = fit_latent_classes(
+                values,
+                held_out.values,
+                self._smooth().nonzero().flatten(),
+                self.components,
+                seed_of(self.seed, "components"),
+            )
+            self.component_log_prob.copy_(found.log_prob)
+            group, prior_rows = found.log_joint(values).argmax(1), found.prior_rows
+        mean, covariance = fit_groups(values, group, self.num_groups, self.separate, self.shrink, prior_rows)
         self.mean.copy_(mean)
         self.covariance.copy_(covariance)
         counts = self.layout.counts(train.cells.category, train.log_volume.new_ones(len(train), 1))[0]
@@ -239,14 +290,17 @@ class DenoisingForest(TreeModel):
                 )
         self.refresh_derived()
 
-    def run_job(self, job: str, train: Rows, held_out: Rows) -> dict[str, bytes]:
+    def run_job(self, job: str, rows: TrainingRows, held_out: Rows) -> dict[str, bytes]:
         words = job.split()
         group = int(words[-1]) if self.separate else 0
-        chosen = [rows.group == group if self.separate else rows.group >= 0 for rows in (train, held_out)]
-        train, held_out = (r.select(c.nonzero().flatten()) for r, c in zip((train, held_out), chosen, strict=True))
+        if self.components:
+            latent = self._latent_classes()
+            rows, held_out = rows.in_classes(latent), latent.assigned(held_out)
+        rows = rows.of_group(group if self.separate else None)
+        held_out = members(held_out, group if self.separate else None)
         if words[0] == "trees":
-            return train_shared(self._denoiser(1), train, held_out, self.plan, group)
-        return train_level(int(words[1]), self._denoiser(1), self._decoder(), train, held_out, self.plan, group)
+            return train_shared(self._denoiser(1), rows, held_out, self.plan, group)
+        return train_level(int(words[1]), self._denoiser(1), self._decoder(), rows, held_out, self.plan, group)
 
     def refresh_derived(self) -> None:
         self._reverse = None
@@ -262,10 +316,7 @@ class DenoisingForest(TreeModel):
     def _denoiser(self, threads: int) -> Denoiser:
         logs = [self.category_log_prob[part].cpu() for part in self.layout.slots()]
         codes = all_codes(self.codec, logs, self.grid_points.cpu(), self.grid_logs.cpu())
-        smooth = torch.ones(self.codec.width, dtype=torch.bool)
-        for block in self.codec.blocks:
-            atoms = block.kind == "number" and self.codec.typed.numbers[block.slot].indicator is not None
-            smooth[block.columns] = block.kind == "number" and not atoms
+        smooth = self._smooth()
         for code in codes:
             smooth[code.columns] = False
         fits = [
@@ -275,6 +326,19 @@ class DenoisingForest(TreeModel):
         return Denoiser(
             self.levels, self.store, fits, smooth, codes, self.separate, threads, self.rotations, self.shared
         )
+
+    def _smooth(self) -> Tensor:
+        """``(P,)`` columns that hold a number in every row."""
+        smooth = torch.ones(self.codec.width, dtype=torch.bool)
+        for block in self.codec.blocks:
+            atoms = block.kind == "number" and self.codec.typed.numbers[block.slot].indicator is not None
+            smooth[block.columns] = block.kind == "number" and not atoms
+        return smooth
+
+    def _latent_classes(self) -> LatentClasses:
+        columns = self._smooth().nonzero().flatten()
+        mean, covariance = self.mean.cpu()[:, columns], self.covariance.cpu()[:, columns][:, :, columns]
+        return LatentClasses(self.component_log_prob.cpu(), mean, covariance, columns)
 
     def _decoder(self) -> Decoder:
         return Decoder(self.codec, [self.category_log_prob[part].cpu() for part in self.layout.slots()])
@@ -322,10 +386,14 @@ class DenoisingForest(TreeModel):
 
     def model_log_prob(self, encoded: Rows, noise: RowNoise, draws: int) -> ModelLogProb:
         device = encoded.values.device
-        rows = encoded.to("cpu")
+        rows = self._of_unknown_component(encoded.to("cpu"))
         log_w = self.class_log_weights(rows, noise, draws)
         values, se = importance_weighted(torch.logsumexp(log_w, 2))
         return ModelLogProb(values.to(device), None if se is None else se.to(device))
+
+    def _of_unknown_component(self, rows: Rows) -> Rows:
+        """Rows to be scored or completed: no column says which component they are of."""
+        return rows.in_group(-1) if self.components else rows
 
     def class_log_weights(self, rows: Rows, noise: RowNoise, draws: int, every: bool = False) -> Tensor:
         """``(n, draws, C)`` log-weights of the row in each class, the probability of the class in them.
@@ -435,7 +503,7 @@ class DenoisingForest(TreeModel):
         self.require_complete()
         given = torch.zeros(num_samples, self.codec.num_context) if context is None else context.cpu()
         group = torch.zeros(num_samples, dtype=torch.int64)
-        if self.codec.label_slot is not None:
+        if self.num_groups > 1:
             weights = self.class_log_prob.exp()
             group = torch.multinomial(weights, num_samples, replacement=True, generator=generator)
         values = torch.empty(num_samples, self.codec.width, dtype=torch.float64)
@@ -448,7 +516,7 @@ class DenoisingForest(TreeModel):
     def model_impute(
         self, batch: TableBatch, encoded: Rows, draws: int, generator: torch.Generator
     ) -> list[TableBatch]:
-        rows = encoded.to("cpu")
+        rows = self._of_unknown_component(encoded.to("cpu"))
         self.require_complete()
         numeric = [batch.numeric.cpu().clone() for _ in range(draws)]
         codes = [batch.codes.cpu().clone() for _ in range(draws)]
@@ -456,9 +524,9 @@ class DenoisingForest(TreeModel):
         filler = torch.randn(rows.values.shape, generator=generator, dtype=torch.float64)
         x = torch.where(rows.filler, filler, rows.values)
         empty = (rows.cells.category < 0).any(1)  # a slot of one category has no column in the matrix
-        for group, one_draw, members in self._classes_of_draws(rows, draws, generator):
-            for observed, chosen in patterns(x[members]):
-                chosen = members[chosen]
+        for group, one_draw, of_class in self._classes_of_draws(rows, draws, generator):
+            for observed, chosen in patterns(x[of_class]):
+                chosen = of_class[chosen]
                 if bool(observed.all()):
                     chosen = chosen[empty[chosen]]
                 if not len(chosen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,7 +45,11 @@ class ForestAutoregressive(TreeModel):
     is the product of smooth marginals (:class:`~genzoo.models.baselines.independent.Independent`).
 
     Likelihood: exact, for every pattern of holes (given the pattern: earlier holes are inputs). Columns are in the
-    order of the table.
+    order of the table; with ``orders`` above 1 the model is the even mixture of ensembles in as many orders,
+
+    .. math:: \log p(x) = \log \tfrac{1}{M} \sum_{m=1}^{M} p_m(x),
+
+    which is exact as well, and no longer splits into contributions of columns.
 
     Args:
         schema: The table's schema as a plain dictionary.
@@ -54,6 +59,7 @@ class ForestAutoregressive(TreeModel):
         eta: Shrinkage of each tree.
         min_child_weight: Least sum of second derivatives in a leaf.
         stopping: Rounds without progress on held-out rows (the validation split) before a column stops; 0: never.
+        orders: Orders of columns: that of the table first, the others at random. Cost grows with them.
         particles: Completions a row that an imputation chooses from; more is closer to the exact conditional.
         groups: Epochs the columns are spread over; a checkpoint is written after each.
         workers: Threads that grow trees; 0 takes the cores of the machine. The result does not depend on it.
@@ -64,7 +70,7 @@ class ForestAutoregressive(TreeModel):
     References:
         McCarter 2025, Unmasking Trees for tabular data (TMLR): hierarchical bins and gradient-boosted questions.
         Differs from the paper: one classifier a column sees the node as an input; it starts from a smooth marginal,
-        which also fills the bins, so that the model has an exact density; a fixed order of columns.
+        which also fills the bins, so that the model has an exact density; fixed orders of columns.
 
     Example:
         >>> import genzoo
@@ -89,6 +95,7 @@ class ForestAutoregressive(TreeModel):
         eta: float = 0.1,
         min_child_weight: float = 5.0,
         stopping: int = 20,
+        orders: int = 1,
         particles: int = 32,
         *,
         groups: int = 10,
@@ -100,10 +107,14 @@ class ForestAutoregressive(TreeModel):
         super().__init__(schema, groups=groups, workers=workers, dask=dask, draws=draws, seed=seed)
         if num_bins < 2:
             raise ValueError(f"num_bins must be at least 2, got {num_bins}")
+        if orders < 1:
+            raise ValueError(f"orders must be at least 1, got {orders}")
         self.growth = Growth(rounds, depth, eta, min_child_weight=min_child_weight, patience=stopping)
         self.particles = particles
         self.codec = VectorCodec(self.schema)
         codec = self.codec
+        self.orders = column_orders(codec, orders, seed)
+        """Each order as places of the table's own order."""
         has_grid = any(slot.quantized for slot in codec.numbers)
         num_atoms = codec.atom_cells().lower.shape[1]
         self.marginals = SmoothMarginals(len(codec.numbers), NUM_KNOTS, NUM_SPIKES if has_grid else 0, num_atoms)
@@ -113,12 +124,21 @@ class ForestAutoregressive(TreeModel):
         self._trees: dict[int, Hierarchy] = {}
         self._bins: dict[int, BinnedMarginal] = {}
 
+    @property
+    def explains_columns(self) -> bool:
+        return len(self.orders) == 1
+
     # ---- training -------------------------------------------------------------------------------------------------
 
     @property
     def jobs(self) -> list[str]:
-        """One per slot that has something to learn from: an earlier slot or context, and at least two leaves."""
-        return [f"slot {place}" for place in range(len(self.codec.order)) if place or self.codec.num_context]
+        """One per order and slot that has something to learn from: an earlier slot or context."""
+        return [
+            job_name(order, place)
+            for order, places in enumerate(self.orders)
+            for step, place in enumerate(places)
+            if step or self.codec.num_context
+        ]
 
     def prepare(self, train: Cells, held_out: Cells) -> None:
         counts = self.layout.counts(train.category, train.log_volume.new_ones(len(train), 1))[0]
@@ -148,19 +168,20 @@ class ForestAutoregressive(TreeModel):
         return super().load_state_dict(*args, **kwargs)
 
     def run_job(self, job: str, train: Cells, held_out: Cells) -> dict[str, bytes]:
-        place = int(job.split()[1])
+        words = job.split()
+        place, order = int(words[1]), int(words[3]) if len(words) > 2 else 0
         grown = grow(
-            self._questions(place, train),
-            self._questions(place, held_out),
+            self._questions(order, place, train),
+            self._questions(order, place, held_out),
             self.growth,
             "binary:logistic",
-            seed_of(self.seed, "trees", place),
-            self.feature_types(place),
+            seed_of(self.seed, "trees", place, *([order] if order else [])),
+            self.feature_types(order, place),
         )
         parts = {"growth": array_bytes([grown.rounds, *(grown.held_out or (np.nan, np.nan))])}
         return parts | ({"booster": grown.blob} if grown.blob else {})
 
-    def _questions(self, place: int, cells: Cells) -> Examples:
+    def _questions(self, order: int, place: int, cells: Cells) -> Examples:
         """Every question on the path of every observed cell of a slot: features, answer, marginal log-odds."""
         tree = self.tree(place)
         rows, leaf = self.leaves(place, cells)
@@ -176,7 +197,7 @@ class ForestAutoregressive(TreeModel):
         nodes = np.concatenate([none, *node])
         asked_of = np.concatenate([none, *index])
         return Examples(
-            self.asked(place, features, asked_of, nodes),
+            self.asked(order, place, features, asked_of, nodes),
             np.concatenate([none, *answer]).astype(np.float32),
             tree.log_odds[nodes],
         )
@@ -225,17 +246,26 @@ class ForestAutoregressive(TreeModel):
             value = np.clip(value, -3e38, 3e38)
             features[:, column] = np.where(present[:, slot].cpu().numpy(), value, np.nan)
 
-    def feature_types(self, place: int) -> list[str]:
+    def earlier(self, order: int, place: int) -> list[int]:
+        """Places that come before one in an order."""
+        places = self.orders[order]
+        return list(places[: places.index(place)])
+
+    def feature_types(self, order: int, place: int) -> list[str]:
         """XGBoost's letter for each feature of a slot: ``c`` for categories of three values and more."""
         types = ["q"] * self.codec.num_context
-        for kind, slot in self.codec.order[:place]:
+        for kind, slot in (self.codec.order[other] for other in self.earlier(order, place)):
             many = kind == "category" and self.codec.categories[slot].num_categories > 2
             types.append("c" if many else "q")
         return [*types, "q", "q"]
 
-    def asked(self, place: int, features: NDArray[np.float32], rows: Ints, nodes: Ints) -> NDArray[np.float32]:
-        """Features of questions: earlier slots of each row, and the node."""
-        return np.concatenate([features[rows, : self.codec.num_context + place], self.tree(place).features[nodes]], 1)
+    def asked(
+        self, order: int, place: int, features: NDArray[np.float32], rows: Ints, nodes: Ints
+    ) -> NDArray[np.float32]:
+        """Features of questions: context and earlier slots of each row, and the node."""
+        context = self.codec.num_context
+        columns = [*range(context), *(context + other for other in self.earlier(order, place))]
+        return np.concatenate([features[rows[:, None], columns], self.tree(place).features[nodes]], 1)
 
     def leaves(self, place: int, cells: Cells) -> tuple[Ints, Ints]:
         """Rows in which the slot is observed, and its leaf there."""
@@ -248,12 +278,15 @@ class ForestAutoregressive(TreeModel):
             leaf = self.bins(slot).bin(cells.number[seen, slot].cpu())
         return seen.nonzero().flatten().cpu().numpy(), leaf.cpu().numpy()
 
-    def margins(self, place: int, features: NDArray[np.float32], rows: Ints, nodes: Ints) -> NDArray[np.float64]:
-        """What the trees of a slot add to the marginal log-odds."""
-        job = f"slot {place}"
+    def margins(
+        self, order: int, place: int, features: NDArray[np.float32], rows: Ints, nodes: Ints
+    ) -> NDArray[np.float64]:
+        """What the trees of a slot in an order add to the marginal log-odds."""
+        job = job_name(order, place)
         if not self.store.has(job, "booster"):
             return np.zeros(len(rows))
-        return margin(self.store.booster(job, "booster"), self.asked(place, features, rows, nodes), self.threads)
+        asked = self.asked(order, place, features, rows, nodes)
+        return margin(self.store.booster(job, "booster"), asked, self.threads)
 
     @property
     def threads(self) -> int:
@@ -262,10 +295,10 @@ class ForestAutoregressive(TreeModel):
 
     # ---- likelihood, samples, imputations -------------------------------------------------------------------------
 
-    def slot_log_prob(self, place: int, cells: Cells, features: NDArray[np.float32]) -> Tensor:
-        """``(n,)`` log-probability (density) of a slot given earlier ones; 0 where it is not observed."""
+    def slot_log_prob(self, order: int, place: int, cells: Cells, features: NDArray[np.float32]) -> Tensor:
+        """``(n,)`` log-probability (density) of a slot given those before it in an order; 0 where it is a hole."""
         rows, leaf = self.leaves(place, cells)
-        score = self.tree(place).log_prob(leaf, lambda at, nodes: self.margins(place, features, rows[at], nodes))
+        score = self.tree(place).log_prob(leaf, lambda at, nodes: self.margins(order, place, features, rows[at], nodes))
         out = torch.zeros(len(cells), dtype=torch.float64)
         index = torch.from_numpy(rows)
         out[index] = torch.from_numpy(score)
@@ -278,16 +311,25 @@ class ForestAutoregressive(TreeModel):
     def model_log_prob(self, encoded: Cells, noise: RowNoise, draws: int) -> ModelLogProb:
         self.require_complete()
         features = self.features(encoded)
-        by_column = torch.zeros(len(encoded), self.codec.num_scored, dtype=torch.float64)
-        discrete = torch.zeros(len(encoded), dtype=torch.float64)
+        device = encoded.number.device
+        each = [self._in_order(order, encoded, features) for order in range(len(self.orders))]
+        if len(each) == 1:
+            by_column, discrete = each[0]
+            return ModelLogProb(by_column.sum(1).to(device), None, discrete.to(device), by_column.to(device))
+        whole = torch.stack([by_column.sum(1) for by_column, _ in each])
+        return ModelLogProb((torch.logsumexp(whole, 0) - math.log(len(each))).to(device))
+
+    def _in_order(self, order: int, cells: Cells, features: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+        """Contributions of the scored columns ``(n, num_scored)`` in an order, and ``(n,)`` their discrete part."""
+        by_column = torch.zeros(len(cells), self.codec.num_scored, dtype=torch.float64)
+        discrete = torch.zeros(len(cells), dtype=torch.float64)
         for place, (kind, slot) in enumerate(self.codec.order):
-            score = self.slot_log_prob(place, encoded, features)
+            score = self.slot_log_prob(order, place, cells, features)
             what = self.codec.categories[slot] if kind == "category" else self.codec.numbers[slot]
             by_column[:, what.scored] += score
             if kind == "category" or self.codec.numbers[slot].quantized:
                 discrete += score
-        device = encoded.number.device
-        return ModelLogProb(by_column.sum(1).to(device), None, discrete.to(device), by_column.to(device))
+        return by_column, discrete
 
     def model_sample(self, num_samples: int, context: Tensor | None, generator: torch.Generator) -> TableBatch:
         self.require_complete()
@@ -298,3 +340,27 @@ class ForestAutoregressive(TreeModel):
     ) -> list[TableBatch]:
         self.require_complete()
         return complete(self, batch, encoded, draws, generator)
+
+
+def job_name(order: int, place: int) -> str:
+    """Name of the job of a slot in an order."""
+    return f"slot {place}" + (f" order {order}" if order else "")
+
+
+def column_orders(codec: VectorCodec, count: int, seed: int) -> list[list[int]]:
+    """Orders of the slots: that of the table, and random ones.
+
+    A number with atoms stays behind its indicator: that it is absent says which atom the row is on.
+    """
+    units: list[list[int]] = []
+    for place, (kind, slot) in enumerate(codec.order):
+        indicator = codec.numbers[slot].indicator if kind == "number" else None
+        if indicator is None:
+            units.append([place])
+        else:
+            next(unit for unit in units if codec.order[unit[0]] == ("category", indicator)).append(place)
+    orders = [list(range(len(codec.order)))]
+    rng = np.random.default_rng(seed_of(seed, "orders"))
+    while len(orders) < count:
+        orders.append([place for unit in rng.permutation(len(units)) for place in units[unit]])
+    return orders

@@ -43,7 +43,9 @@ def covariance_of(centred: Tensor, shrink: bool = False) -> Tensor:
     return covariance + RIDGE * torch.eye(len(covariance), dtype=centred.dtype)
 
 
-def fit_groups(values: Tensor, group: Tensor, num_groups: int, separate: bool, shrink: bool) -> tuple[Tensor, Tensor]:
+def fit_groups(
+    values: Tensor, group: Tensor, num_groups: int, separate: bool, shrink: bool, prior_rows: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Mean ``(C, P)`` and covariance ``(C, P, P)`` of each class.
 
     Classes that share their trees share a covariance about their own means. Classes with trees of their own have their
@@ -55,6 +57,7 @@ def fit_groups(values: Tensor, group: Tensor, num_groups: int, separate: bool, s
         num_groups: ``C``.
         separate: Each class has trees of its own.
         shrink: See :func:`gaussian_fit`.
+        prior_rows: Rows that the shared covariance counts for; as many as columns by default.
     """
     if num_groups == 1:
         mean, covariance = gaussian_fit(values, shrink)
@@ -74,7 +77,7 @@ def fit_groups(values: Tensor, group: Tensor, num_groups: int, separate: bool, s
     if separate:
         for one in range(num_groups):
             part = values[group == one] - means[one]
-            count, weight = len(part), values.shape[1]
+            count, weight = len(part), values.shape[1] if prior_rows is None else prior_rows
             if count:
                 covariances[one] = (count * covariance_of(part, shrink) + weight * shared) / (count + weight)
     return means, covariances

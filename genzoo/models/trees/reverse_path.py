@@ -5,7 +5,8 @@ r"""The Gaussian latent-variable model that the denoisers define: importance wei
 
 with :math:`p(x_1)` the noised Gaussian fit (:math:`N(0, I)` where no signal is left) and the forward process as
 proposal: :math:`\log w` sums :math:`\log p(x_u | x_t) - \log q(x_u | x_t, x)` over the path and the decoder's term; its
-mean over paths, exponentiated, is :math:`p(x)`.
+mean over paths, exponentiated, is :math:`p(x)`. Categories take steps of their own
+(:mod:`genzoo.models.trees.category_steps`), independent of the other columns given :math:`x_t`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from genzoo.codecs.matrix import Rows
+from genzoo.models.trees.category_steps import draw_step, log_step_ratio
 from genzoo.models.trees.decoder import Decoder
 from genzoo.models.trees.denoiser import Denoiser, View
 from genzoo.trees.levels import Level, forward_kernel, reverse_kernel
@@ -61,10 +63,15 @@ class ReversePath:
             x_hat, h = self.denoiser.estimate(level, x_t, view, context)
             axes, tau = view.residual_axes(level, self.denoiser.tau(level, view.group))
             z = noise(place + 1)
-            deviation = (kernel.b * z + kernel.c_x * (x - x_hat)) @ axes
+            moved = kernel.c_x * x + kernel.b * z
+            deviation = (moved - kernel.c_x * x_hat) @ axes
             growth = 1 + kernel.gain * h * tau  # variance of p over that of q, along each axis
-            out += 0.5 * (z.square() - torch.log(growth) - deviation.square() / (kernel.b**2 * growth)).sum(1)
-            x_t = kernel.c_t * x_t + kernel.c_x * x + kernel.b * z
+            each = torch.log(growth) + deviation.square() / (kernel.b**2 * growth)
+            # a category is an axis of its own in each column, and takes other steps
+            out += 0.5 * (z.square().sum(1) - each[:, ~self.denoiser.is_category[view.index]].sum(1))
+            for codes, places, log_prob in self.denoiser.category_steps(level, x_t, x_hat, view):
+                out += log_step_ratio(codes, log_prob, kernel, moved[:, places])
+            x_t = kernel.c_t * x_t + moved
         last = levels[-1]
         x_hat, h = self.denoiser.estimate(last, x_t, view, context)
         tau, weight = self.denoiser.tau(last, view.group), self.denoiser.weight(last, view.group)
@@ -104,7 +111,10 @@ class ReversePath:
         z = torch.randn(x_t.shape, generator=g, dtype=torch.float64)
         axes, tau = view.residual_axes(level, self.denoiser.tau(level, view.group))
         spread = kernel.b * (1 + kernel.gain * h * tau).sqrt()
-        return kernel.c_t * x_t + kernel.c_x * x_hat + (spread * z) @ axes.T
+        out = kernel.c_t * x_t + kernel.c_x * x_hat + (spread * z) @ axes.T
+        for codes, places, log_prob in self.denoiser.category_steps(level, x_t, x_hat, view):
+            out[:, places] = draw_step(codes, log_prob, kernel, x_t[:, places], g)
+        return out
 
     def complete(
         self, rows: Rows, x: Tensor, draws: int, particles: int, generator: torch.Generator, group: int = 0
@@ -136,13 +146,24 @@ class ReversePath:
             proposal = self.step(level, lower, x_t, x_hat, h, view, generator)
             if len(o):
                 z = torch.randn(len(x), len(o), generator=generator, dtype=torch.float64)
-                step = kernel.c_t * x_t[:, o] + kernel.c_x * x[:, o] + kernel.b * z
+                moved = kernel.c_x * x[:, o] + kernel.b * z
+                step = kernel.c_t * x_t[:, o] + moved
                 mean = kernel.c_t * x_t + kernel.c_x * x_hat
-                # covariance of the reverse kernel over b^2, for each particle's h
-                axes, tau = view.residual_axes(level, self.denoiser.tau(level, group))
-                growth = 1 + kernel.gain * h * tau
-                proposal, ratio = _given(proposal, step, mean, (axes[o] * growth[:, None]) @ axes.T, kernel.b, o)
-                log_w += 0.5 * z.square().sum(1) + ratio
+                log_w += 0.5 * z.square().sum(1)
+                gaussian = ~self.denoiser.is_category[o]
+                n = o[gaussian]
+                if len(n):
+                    # covariance of the reverse kernel over b^2, for each particle's h
+                    axes, tau = view.residual_axes(level, self.denoiser.tau(level, group))
+                    growth = 1 + kernel.gain * h * tau
+                    covariance = (axes[n] * growth[:, None]) @ axes.T
+                    proposal, ratio = _given(proposal, step[:, gaussian], mean, covariance, kernel.b, n)
+                    log_w += ratio
+                for codes, _, log_prob in self.denoiser.category_steps(level, x_t, x_hat, view):
+                    if bool(seen[codes.columns[0]]):
+                        places = torch.searchsorted(o, codes.columns)
+                        log_w += log_step_ratio(codes, log_prob, kernel, moved[:, places])
+                        proposal[:, codes.columns] = step[:, places]
             x_t, log_w = self._resample(proposal, log_w, particles, generator)
         last = levels[-1]
         if len(o):

@@ -1,8 +1,9 @@
 """Drawing rows of the autoregressive ensemble slot by slot, with any cells given; imputation by importance resampling.
 
-Each row with holes becomes ``particles`` rows, whose holes are drawn in order given all earlier cells; a particle is
-worth the product of the conditionals of the observed cells, in the pattern of a complete row; the draws are particles
-chosen in proportion. Exact as their number grows, and at once where holes come after all observed cells.
+Each row with holes becomes ``particles`` rows, whose holes are drawn in order given all earlier cells (each particle in
+a random one of the model's orders, where it has several); a particle is worth the product of the conditionals of the
+observed cells, in the pattern of a complete row; the draws are particles chosen in proportion. Exact as their number
+grows, and at once where holes come after all observed cells.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def sample_rows(
 ) -> TableBatch:
     """Draws complete rows."""
     given = empty_cells(model, num_rows, context)
-    number, category, _ = walk(model, given, generator)
+    number, category, _ = walk_in_orders(model, given, generator)
     return _decode(model, number, category, given.rows)
 
 
@@ -57,7 +58,7 @@ def complete(
         return filled
     open_rows = cells.select(index)
     particles = max(model.particles, 4 * draws)
-    number, category, weight = walk(model, open_rows.repeat(particles), generator)
+    number, category, weight = walk_in_orders(model, open_rows.repeat(particles), generator)
     weight = weight.reshape(len(index), particles)
     # a row that is impossible under every particle keeps equal weights
     weight = torch.where(torch.isinf(weight).all(1, keepdim=True), 0.0, weight)
@@ -73,8 +74,26 @@ def complete(
     return [rows.to(device) for rows in filled]
 
 
-def walk(model: ForestAutoregressive, given: Cells, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Fills the holes of ``given`` in order.
+def walk_in_orders(
+    model: ForestAutoregressive, given: Cells, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`walk`, each row in one of the model's orders, at random."""
+    count = len(model.orders)
+    if count == 1:
+        return walk(model, given, generator, 0)
+    order = torch.randint(count, (len(given),), generator=generator)
+    number, category = given.number.clone(), given.category.clone()
+    weight = torch.zeros(len(given), dtype=torch.float64)
+    for one in range(count):
+        chosen = (order == one).nonzero().flatten()
+        number[chosen], category[chosen], weight[chosen] = walk(model, given.select(chosen), generator, one)
+    return number, category, weight
+
+
+def walk(
+    model: ForestAutoregressive, given: Cells, generator: torch.Generator, order: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fills the holes of ``given`` in an order.
 
     Returns:
         number: ``(n, num_numbers)`` float64.
@@ -85,13 +104,14 @@ def walk(model: ForestAutoregressive, given: Cells, generator: torch.Generator) 
     number, present, category = given.number.clone(), given.present.clone(), given.category.clone()
     log_weight = torch.zeros(len(given), dtype=torch.float64)
     features = model.features(given)
-    for place, (kind, slot) in enumerate(codec.order):
+    for place in model.orders[order]:
+        kind, slot = codec.order[place]
         seen = given.category[:, slot] >= 0 if kind == "category" else given.present[:, slot]
         if bool(seen.any()) and not bool(seen.all()):
             index = seen.nonzero().flatten()
-            log_weight[index] += model.slot_log_prob(place, given.select(index), features[index.numpy()])
+            log_weight[index] += model.slot_log_prob(order, place, given.select(index), features[index.numpy()])
         elif bool(seen.all()):
-            log_weight += model.slot_log_prob(place, given, features)
+            log_weight += model.slot_log_prob(order, place, given, features)
         if kind == "category":
             wanted = ~seen
         else:
@@ -104,7 +124,7 @@ def walk(model: ForestAutoregressive, given: Cells, generator: torch.Generator) 
         if len(rows):
             tree = model.tree(place)
             uniform = torch.rand(len(rows), max(tree.depth, 1), generator=generator, dtype=torch.float64)
-            margin = partial(_margin, model, place, features, rows.numpy())
+            margin = partial(_margin, model, order, place, features, rows.numpy())
             leaf = torch.from_numpy(tree.draw(uniform.clamp(2.0**-54, 1 - 2.0**-53).numpy(), margin))
             if kind == "category":
                 category[rows, slot] = leaf if codec.categories[slot].num_categories else -1
@@ -118,9 +138,15 @@ def walk(model: ForestAutoregressive, given: Cells, generator: torch.Generator) 
 
 
 def _margin(
-    model: ForestAutoregressive, place: int, features: NDArray[np.float32], rows: Ints, at: Ints, nodes: Ints
+    model: ForestAutoregressive,
+    order: int,
+    place: int,
+    features: NDArray[np.float32],
+    rows: Ints,
+    at: Ints,
+    nodes: Ints,
 ) -> Floats:
-    return model.margins(place, features, rows[at], nodes)
+    return model.margins(order, place, features, rows[at], nodes)
 
 
 def _decode(model: ForestAutoregressive, number: Tensor, category: Tensor, rows: Tensor) -> TableBatch:
