@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genzoo.bijections.base import Bijection
 from genzoo.bijections.jacobian import log_abs_det
-from genzoo.bijections.lipschitz import LipschitzNet
+from genzoo.bijections.lipschitz import LipschitzNet, UsedWeights
 from genzoo.errors import GenZooError
 from genzoo.likelihood.roulette import power_series
 
@@ -41,8 +41,11 @@ class ResidualBlock(Bijection):
         self.residual = 0.0
         """Largest ``|x + g(x) - z|`` of the last iteration, over ``1 + |z|``."""
 
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        at = self.net.linearise(x.to(self._dtype()), context)
+    def inverse(
+        self, x: Tensor, context: Tensor | None = None, used: UsedWeights | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """``z`` and the exact log-determinant; ``used`` are the network's weights in use, if they are known already."""
+        at = self.net.linearise(x.to(self._dtype()), context, used)
         return x + at.value, self._log_det(at.jacobian())
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -50,7 +53,12 @@ class ResidualBlock(Bijection):
         return x, -self._log_det(self.net.linearise(x.to(self._dtype()), context).jacobian())
 
     def estimate(
-        self, x: Tensor, probe: Tensor, weights: Tensor, context: Tensor | None = None
+        self,
+        x: Tensor,
+        probe: Tensor,
+        weights: Tensor,
+        context: Tensor | None = None,
+        used: UsedWeights | None = None,
     ) -> tuple[Tensor, Tensor]:
         """``z``, and an unbiased estimate of the log-determinant of each row, ``(batch,)`` nats.
 
@@ -62,8 +70,9 @@ class ResidualBlock(Bijection):
             probe: Of the shape of ``x``, entries of mean 0 and variance 1.
             weights: ``(batch or 1, num_terms)``, see :class:`genzoo.likelihood.roulette.Roulette`.
             context: ``(batch, num_context)`` or ``None``.
+            used: The network's weights in use, if they are known already.
         """
-        at = self.net.linearise(x.to(self._dtype()), context)
+        at = self.net.linearise(x.to(self._dtype()), context, used)
         probe = probe.to(at.value)
         needs_gradient = torch.is_grad_enabled() and at.value.requires_grad
         with torch.no_grad():

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from genzoo.bijections.actnorm import ActNorm
 from genzoo.bijections.base import Bijection
 from genzoo.bijections.jacobian import rademacher
-from genzoo.bijections.lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzLinear, LipschitzNet, refresh
+from genzoo.bijections.lipschitz import (
+    LipschitzConv2d,
+    LipschitzLayer,
+    LipschitzLinear,
+    LipschitzNet,
+    UsedWeights,
+    refresh,
+    used_together,
+)
 from genzoo.bijections.residual import ResidualBlock
 from genzoo.bijections.squeeze import Flatten, Squeeze
 from genzoo.likelihood.noise import RowNoise
@@ -204,17 +212,20 @@ class ResidualDensity(nn.Module):
         return self._estimated(x, context, roulette.weights(roulette.numbers(uniform)), probes)
 
     def _exact(self, x: Tensor, context: Tensor | None) -> Tensor:
-        z, total = x.reshape(-1, *self.shape), x.new_zeros(len(x))
+        z, total, used = x.reshape(-1, *self.shape), x.new_zeros(len(x)), self._used()
         for part in self._each():
-            z, log_det = part.inverse(z, context)
+            if isinstance(part, ResidualBlock):
+                z, log_det = part.inverse(z, context, next(used))
+            else:
+                z, log_det = part.inverse(z, context)
             total = total + log_det
         return log_normal_density(z).flatten(1).sum(1) + total
 
     def _estimated(self, x: Tensor, context: Tensor | None, weights: Tensor, probes: Iterator[Tensor]) -> Tensor:
-        z, total = x.reshape(-1, *self.shape), x.new_zeros(len(x))
+        z, total, used = x.reshape(-1, *self.shape), x.new_zeros(len(x)), self._used()
         for part in self._each():
             if isinstance(part, ResidualBlock):
-                z, log_det = part.estimate(z, rademacher(next(probes)).reshape(z.shape), weights, context)
+                z, log_det = part.estimate(z, rademacher(next(probes)).reshape(z.shape), weights, context, next(used))
             else:
                 z, log_det = part.inverse(z, context)
             total = total + log_det
@@ -254,6 +265,10 @@ class ResidualDensity(nn.Module):
     def blocks(self) -> list[ResidualBlock]:
         """The residual blocks, from data to latent."""
         return [part for part in self._each() if isinstance(part, ResidualBlock)]
+
+    def _used(self) -> Iterator[UsedWeights]:
+        """The weights in use of each block's network."""
+        return iter(used_together([block.net for block in self.blocks()]))
 
     def _each(self) -> Iterator[Bijection]:
         yield from self.parts  # type: ignore[misc]
