@@ -379,6 +379,9 @@ class Linearised:
         """``(batch, D, D)``: as many passes as a row has entries, batched."""
         event = self.value.shape[1:]
         width = event.numel()
+        if len(event) == 1 and self.slopes[0] is None:  # the first matrix is its own product with the basis
+            rest = Linearised(self.value, self.layers[1:], self.weights[1:], self.slopes[1:])
+            return rest.push(self.weights[0].t()[:, None]).permute(1, 2, 0)
         basis = torch.eye(width, dtype=self.value.dtype, device=self.value.device).reshape(width, 1, *event)
         return self.push(basis).flatten(2).permute(1, 2, 0)
 

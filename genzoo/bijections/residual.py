@@ -14,6 +14,12 @@ from genzoo.errors import GenZooError
 from genzoo.likelihood.roulette import power_series
 
 
+def residual_log_det(jacobian: Tensor) -> Tensor:
+    """``log det(I + J)`` of ``(..., D, D)``, ``(...)`` nats."""
+    eye = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
+    return log_abs_det(eye + jacobian)
+
+
 class ResidualBlock(Bijection):
     r"""``z = x + g(x)`` from data to latent; the way back is a fixed-point iteration.
 
@@ -45,12 +51,19 @@ class ResidualBlock(Bijection):
         self, x: Tensor, context: Tensor | None = None, used: UsedWeights | None = None
     ) -> tuple[Tensor, Tensor]:
         """``z`` and the exact log-determinant; ``used`` are the network's weights in use, if they are known already."""
+        z, jacobian = self.with_jacobian(x, context, used)
+        return z, residual_log_det(jacobian)
+
+    def with_jacobian(
+        self, x: Tensor, context: Tensor | None = None, used: UsedWeights | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """``z``, and the Jacobians ``(batch, D, D)`` of the network; see :func:`residual_log_det`."""
         at = self.net.linearise(x.to(self._dtype()), context, used)
-        return x + at.value, self._log_det(at.jacobian())
+        return x + at.value, at.jacobian()
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = self.solve(z, context)
-        return x, -self._log_det(self.net.linearise(x.to(self._dtype()), context).jacobian())
+        return x, -residual_log_det(self.net.linearise(x.to(self._dtype()), context).jacobian())
 
     def estimate(
         self,
@@ -126,8 +139,3 @@ class ResidualBlock(Bijection):
 
     def _dtype(self) -> torch.dtype:
         return self.net.sharpness.dtype
-
-    @staticmethod
-    def _log_det(jacobian: Tensor) -> Tensor:
-        eye = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
-        return log_abs_det(eye + jacobian)
