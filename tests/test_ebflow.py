@@ -189,6 +189,38 @@ def test_the_written_out_score_and_curvature_are_those_of_automatic_differentiat
         torch.testing.assert_close(zero if one is None else one, zero if other is None else other, check_dtype=False)
 
 
+def test_a_gradient_takes_the_memory_of_the_last_one_only_if_nobody_holds_it() -> None:
+    torch.manual_seed(0)
+    flow = EnergyFlow(20, dense_layers(20, start="orthogonal")).train()
+    weight = flow.linear[0].weight
+    batches = [torch.randn(7, 20) for _ in range(4)]
+
+    def expected(x: Tensor, seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        noise = torch.randn_like(x)
+        loss = score_matching.denoising(flow.stack.score(x + 0.1 * noise), noise, 0.1)
+        return torch.autograd.grad(loss, weight)[0]
+
+    def step(x: Tensor, seed: int) -> None:
+        torch.manual_seed(seed)
+        Matching("dsm").loss(flow, x).backward()
+
+    step(batches[0], 0)
+    place = weight.grad.data_ptr()
+    torch.testing.assert_close(weight.grad, expected(batches[0], 0))
+    flow.zero_grad()
+    step(batches[1], 1)
+    assert weight.grad.data_ptr() == place
+    torch.testing.assert_close(weight.grad, expected(batches[1], 1))
+    step(batches[2], 2)  # a second batch is added
+    torch.testing.assert_close(weight.grad, expected(batches[1], 1) + expected(batches[2], 2))
+    row, copy = weight.grad[3], weight.grad[3].clone()  # a part of a gradient that outlives it
+    flow.zero_grad()
+    step(batches[3], 3)
+    assert torch.equal(row, copy)
+    torch.testing.assert_close(weight.grad, expected(batches[3], 3))
+
+
 def test_energies_along_a_step_are_those_of_the_three_points() -> None:
     flow = flow_of("dense")
     x, v = torch.randn(2, 3, D, dtype=torch.float64)
@@ -605,12 +637,14 @@ def test_determinants_and_condition_numbers_are_logged(tmp_path: Any) -> None:
 
 def test_the_average_of_weights_forgets_the_first_ones() -> None:
     average = ramped_decay(0.999)
-    value = torch.tensor(0.0)
+    values = [torch.tensor(0.0), torch.zeros(2, 3)]
     for n in range(3):
-        expected = value + (1 - (1 + n) / (10 + n)) * (torch.tensor(n + 1.0) - value)
-        value = average(value, torch.tensor(n + 1.0), n)
-        torch.testing.assert_close(value, expected)
-    torch.testing.assert_close(average(torch.tensor(1.0), torch.tensor(2.0), 10**6), torch.tensor(1.001))
+        rate = 1 - (1 + n) / (10 + n)
+        expected = [value + rate * (n + 1.0 - value) for value in values]
+        average(values, [torch.full_like(value, n + 1.0) for value in values], n)
+        torch.testing.assert_close(values, expected)
+    average(values, [value + 1 for value in values], 10**6)
+    torch.testing.assert_close(values, [value + 0.001 for value in expected])
 
 
 def test_an_objective_and_a_network_are_chosen_by_the_table() -> None:

@@ -255,13 +255,15 @@ def test_copies_of_the_network_are_independent() -> None:
     assert gradient[[0, 2]].abs().sum() == 0
 
 
-@pytest.mark.parametrize("kind", ["flow", "cells"])
+@pytest.mark.parametrize("kind", ["flow", "flow with ends", "cells"])
 def test_arm_densities_integrate_to_one_and_invert_their_quantiles(kind: str) -> None:
     torch.manual_seed(0)
     density: ArmFlow | ArmCells
-    if kind == "flow":
+    if kind != "cells":
         density = ArmFlow(2, Elementwise("spline", 5))
         density.parameters_of_arms.data = 0.5 * torch.randn(16, 2)
+        if kind == "flow with ends":
+            density.ends.copy_(torch.tensor([-0.7, 0.9]))
     else:
         density = ArmCells(2, 30)
         density.start(torch.rand(2, 31, dtype=torch.float64), torch.linspace(-2, 3, 30, dtype=torch.float64))
@@ -279,6 +281,24 @@ def test_arm_densities_integrate_to_one_and_invert_their_quantiles(kind: str) ->
         inside = (y > -0.5) & (y < 1.0)
         found = torch.trapezoid(density.log_density(y[inside], of(y[inside])).detach().exp(), y[inside])
         assert float(window) == pytest.approx(float(found), abs=2e-3)
+
+
+def test_beyond_the_cells_a_flow_falls_as_the_cells_do_and_keeps_their_mass() -> None:
+    edges = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    flow, cells = ArmFlow(1, Elementwise("affine")), ArmCells(1, 9)
+    with torch.no_grad():
+        flow.start(torch.full((1, 10), 0.1, dtype=torch.float64), edges)
+        masses = torch.stack([-math.inf * torch.ones(1), *edges[:, None], math.inf * torch.ones(1)])
+        of = torch.zeros(9 + 1, dtype=torch.int64)
+        log_mass = flow.log_mass(masses[:-1, 0], masses[1:, 0], of)
+        torch.testing.assert_close(log_mass.logsumexp(0), torch.zeros((), dtype=torch.float64))
+        cells.start(log_mass.exp()[None], edges)
+        far = torch.tensor([-30.0, -5.0, -2.001, 2.001, 4.0, 60.0], dtype=torch.float64)
+        of = torch.zeros(len(far), dtype=torch.int64)
+        torch.testing.assert_close(flow.log_density(far, of), cells.log_density(far, of))
+        torch.testing.assert_close(flow.log_mass(far[:-1], far[1:], of[1:]), cells.log_mass(far[:-1], far[1:], of[1:]))
+        level = torch.tensor([1e-9, 0.01, 0.99, 1 - 1e-9], dtype=torch.float64)
+        torch.testing.assert_close(flow.quantile(level, of[:4]), cells.quantile(level, of[:4]))
 
 
 def test_values_fall_into_the_cells_of_a_grid() -> None:

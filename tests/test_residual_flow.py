@@ -296,6 +296,19 @@ def test_rows_that_have_converged_rest() -> None:
     assert sum(rows_seen) < 0.95 * 64 * len(rows_seen)
 
 
+def test_errors_of_the_iteration_stay_below_the_geometric_bound() -> None:
+    block = ResidualBlock(dense_net(lipschitz=0.9)).eval()
+    bound = block.net.certificate()
+    with torch.no_grad():
+        x = 2 * noise(200, 4, seed=6)
+        z = x + block.net(x)
+        here = z - block.net(z)
+        first = (here - z).norm(dim=1)
+        for t in range(1, 40):
+            assert bool(((here - x).norm(dim=1) <= bound**t / (1 - bound) * first + 1e-12).all())
+            here = z - block.net(here)
+
+
 def test_an_inverse_that_has_not_converged_is_an_error() -> None:
     block = ResidualBlock(dense_net(lipschitz=0.95), max_iterations=2).eval()
     with pytest.raises(GenZooError, match="rows have a residual up to"):
@@ -309,6 +322,36 @@ def density(shape: tuple[int, ...], **options: Any) -> ResidualDensity:
     torch.manual_seed(0)
     sizes = BlockSizes(options.pop("hidden", 12), 2, options.pop("lipschitz", 0.8))
     return stirred(ResidualDensity(shape, options.pop("num_context", 0), sizes=sizes, **options), 0.2)
+
+
+def test_a_flow_starts_near_a_standardised_normal() -> None:
+    torch.manual_seed(0)
+    flow = ResidualDensity((3,), num_blocks=5, sizes=BlockSizes(12, 2, 0.8)).double().eval()
+    x = torch.tensor([1.0, 20.0, 3.0]) * noise(2000, 3, seed=1) + torch.tensor([5.0, 0.0, -7.0])
+    flow.initialise(x)
+    spread = x.std(0, correction=0)
+    expected = torch.distributions.Normal(x.mean(0), spread).log_prob(x).sum(1)
+    found = flow.log_prob(x).detach()
+    assert float((found - expected).abs().mean()) < 0.05
+    for block in flow.blocks():
+        assert float(block.inverse(noise(50, 3))[1].abs().max()) < 0.02
+
+
+def test_blocks_divided_together_are_those_divided_alone() -> None:
+    flow = density((2,), num_blocks=3, num_context=2).train()
+    x, context = noise(20, 2), noise(20, 2, seed=1)
+    parameters = list(flow.parameters())
+    together = flow.log_prob(x, context)
+    alone = x.new_zeros(len(x))
+    z = x
+    for part in flow.parts:
+        z, log_det = part.inverse(z, context)
+        alone = alone + log_det
+    alone = alone + torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
+    torch.testing.assert_close(together, alone)
+    ours, theirs = (torch.autograd.grad(value.sum(), parameters) for value in (together, alone))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_density_in_the_plane_integrates_to_one() -> None:

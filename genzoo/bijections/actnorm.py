@@ -46,7 +46,16 @@ class ActNorm(Bijection):
         return z * (-self.log_scale).exp() - self.bias, -self._log_det(z)
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return (x + self.bias) * self.log_scale.exp(), self._log_det(x)
+        return self.carry(x), self._log_det(x)
+
+    def carry(self, x: Tensor) -> Tensor:
+        """:meth:`inverse` without the log-determinant, which is the same for all rows: :meth:`log_det`."""
+        return (x + self.bias) * self.log_scale.exp()
+
+    def log_det(self) -> Tensor:
+        """``log|det dz/dx|``, a scalar."""
+        total = self.log_scale.sum()
+        return total if self.num_places == 1 else self.num_places * total
 
     def _log_det(self, like: Tensor) -> Tensor:
-        return (self.num_places * self.log_scale.sum()).to(like.dtype).expand(len(like))
+        return self.log_det().to(like.dtype).expand(len(like))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genzoo.bijections.energy_layer import EnergyLayer, LinearLayer
-from genzoo.bijections.paired_dense import PairedDense
+from genzoo.bijections.paired_dense import GradientMemory, PairedDense
 
 Start = Literal["negative", "identity", "orthogonal"]
 
@@ -39,6 +39,7 @@ class Dense(LinearLayer):
         self.shift = nn.Linear(num_context, num_features, bias=False) if num_context else None
         if self.shift is not None:
             nn.init.zeros_(self.shift.weight)
+        self.gradient_memory = GradientMemory()
 
     def push(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, None]:
         return F.linear(x, self.weight.to(x.dtype)) + self.moved(x, context), None

@@ -41,39 +41,51 @@ LARGEST = 0.99
 
 
 class _Swish(torch.autograd.Function):
-    """``t sigmoid(t)`` and its slope, in one pass each way; twice differentiable, also under torch.func."""
+    """``t sigmoid(t)``, its slope, and the sigmoid, which the way back needs again; twice differentiable, also under
+    torch.func."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(t: Tensor) -> tuple[Tensor, Tensor]:
-        return functional.silu(t), torch.ops.aten.silu_backward(torch.ones_like(t), t)
+    def forward(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        sigmoid = torch.sigmoid(t)
+        value = t * sigmoid
+        return value, torch.addcmul(sigmoid, value, 1 - sigmoid), sigmoid
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.save_for_backward(inputs[0], output[1])
-        ctx.save_for_forward(inputs[0], output[1])
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*output[1:])
+        ctx.save_for_forward(*output[1:])
+        ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        grad_value, grad_slope = gradients
-        t, slope = ctx.saved_tensors
-        return torch.addcmul(grad_value * slope, grad_slope, _bend(t, slope))
+    def backward(ctx: Any, *gradients: Tensor | None) -> Tensor | None:
+        slope, sigmoid = ctx.saved_tensors
+        for_value, for_slope, for_sigmoid = gradients
+        total = None if for_value is None else for_value * slope
+        if for_slope is not None:
+            bend = _bend(slope, sigmoid)
+            total = for_slope * bend if total is None else torch.addcmul(total, for_slope, bend)
+        if for_sigmoid is not None:  # where the gradient is differentiated once more
+            rest = for_sigmoid * sigmoid * (1 - sigmoid)
+            total = rest if total is None else total + rest
+        return total
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, Tensor]:
-        t, slope = ctx.saved_tensors
-        return slope * tangents[0], _bend(t, slope) * tangents[0]
+    def jvp(ctx: Any, *tangents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        slope, sigmoid = ctx.saved_tensors
+        t = tangents[0]
+        return slope * t, _bend(slope, sigmoid) * t, sigmoid * (1 - sigmoid) * t
 
 
-def _bend(t: Tensor, slope: Tensor) -> Tensor:
+def _bend(slope: Tensor, sigmoid: Tensor) -> Tensor:
     """Derivative of the slope: for ``f(t) = t sigmoid(t)``, ``f'' = sigmoid + f' (1 - 2 sigmoid)``."""
-    return torch.addcmul(slope, torch.sigmoid(t), 1 - 2 * slope)
+    return torch.addcmul(sigmoid, slope, 1 - 2 * sigmoid)
 
 
 def swish(t: Tensor) -> tuple[Tensor, Tensor]:
     """``t sigmoid(t)`` and its slope."""
-    value, slope = _Swish.apply(t)
+    value, slope, _ = _Swish.apply(t)
     return value, slope
 
 
@@ -230,9 +242,8 @@ def refresh(nets: Sequence[LipschitzNet], thorough: bool = False) -> None:
                 u = functional.normalize((weight @ v[:, :, None])[:, :, 0], dim=1)
                 v = functional.normalize((weight.mT @ u[:, :, None])[:, :, 0], dim=1)
             u = functional.normalize((weight @ v[:, :, None])[:, :, 0], dim=1)
-        for layer, new_u, new_v in zip(layers, u, v, strict=True):
-            layer.u.copy_(new_u)
-            layer.v.copy_(new_v)
+        torch._foreach_copy_([layer.u for layer in layers], list(u.unbind()))
+        torch._foreach_copy_([layer.v for layer in layers], list(v.unbind()))
 
 
 def _same(a: Tensor | None, b: Tensor) -> bool:
@@ -368,6 +379,9 @@ class Linearised:
         """``(batch, D, D)``: as many passes as a row has entries, batched."""
         event = self.value.shape[1:]
         width = event.numel()
+        if len(event) == 1 and self.slopes[0] is None:  # the first matrix is its own product with the basis
+            rest = Linearised(self.value, self.layers[1:], self.weights[1:], self.slopes[1:])
+            return rest.push(self.weights[0].t()[:, None]).permute(1, 2, 0)
         basis = torch.eye(width, dtype=self.value.dtype, device=self.value.device).reshape(width, 1, *event)
         return self.push(basis).flatten(2).permute(1, 2, 0)
 
@@ -384,6 +398,73 @@ class Linearised:
         """The rows at ``index``."""
         slopes = tuple(None if slope is None else slope[index] for slope in self.slopes)
         return Linearised(self.value[index], self.layers, self.weights, slopes)
+
+
+@dataclass(frozen=True)
+class UsedWeights:
+    """A network's weights as they are used: divided by their norms, with the factors of the activations around them.
+
+    LipSwish is ``swish(beta h) / (1.1 beta)``: both factors go into the small weights around it, not into the rows.
+
+    Args:
+        weights: Of each linear map.
+        biases: Of each linear map.
+        before: Factor of the rows before the first activation, where one stands before the first map.
+        after: Factor of the first map's output, ``None`` where it is the last.
+    """
+
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor, ...]
+    before: Tensor | None
+    after: Tensor | None
+
+
+def used_together(nets: Sequence[LipschitzNet]) -> list[UsedWeights]:
+    """:meth:`LipschitzNet.used` of many networks.
+
+    In training, networks of equal sizes are divided and scaled together: their matrices are small, and one operation on
+    each would cost more than the numbers in it.
+    """
+    kinds = {
+        tuple((type(layer), layer.weight.shape, layer.domain, layer.codomain) for layer in net.linear_maps())
+        for net in nets
+    }
+    alike = len(kinds) == 1 and len({(net.preactivate, net.bound, net.training) for net in nets}) == 1
+    if not alike or not nets[0].training or not all(isinstance(layer, LipschitzLinear) for layer in nets[0].layers):
+        return [net.used() for net in nets]
+    weights, biases = [], []
+    for layers in zip(*(net.linear_maps() for net in nets), strict=True):
+        weight = torch.stack([layer.weight for layer in layers])
+        u, v = torch.stack([layer.u for layer in layers]), torch.stack([layer.v for layer in layers])
+        norm = (u * (weight @ v[:, :, None])[:, :, 0]).sum(1)
+        weights.append(weight / (norm / layers[0].coefficient).clamp(min=1.0)[:, None, None])
+        biases.append(torch.stack([layer.bias for layer in layers]))
+    sharpness = torch.stack([net.sharpness for net in nets])
+    return _with_factors(weights, biases, sharpness, nets[0].preactivate)
+
+
+def _with_factors(
+    weights: list[Tensor], biases: list[Tensor], sharpness: Tensor, preactivate: bool
+) -> list[UsedWeights]:
+    """Weights ``(nets, ...)`` and biases ``(nets, num_bias)`` by position; ``sharpness`` ``(nets, activations)``."""
+    beta = list(functional.softplus(sharpness).unbind(1))
+    before = beta.pop(0) if preactivate else None
+    last = before
+    for i, weight in enumerate(weights):
+        following = beta[i] if i < len(beta) else None
+        factor = None if last is None else 1 / (1.1 * last)
+        if following is not None:
+            factor = following if factor is None else factor * following
+            biases[i] = biases[i] * following[:, None]
+        if factor is not None:
+            weights[i] = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
+        last = following
+    each = zip(*(weight.unbind() for weight in weights), strict=True)
+    each_bias = zip(*(bias.unbind() for bias in biases), strict=True)
+    return [
+        UsedWeights(used, bias, None if before is None else before[k], beta[0][k] if beta else None)
+        for k, (used, bias) in enumerate(zip(each, each_bias, strict=True))
+    ]
 
 
 class LipschitzNet(nn.Module):
@@ -417,35 +498,39 @@ class LipschitzNet(nn.Module):
         """The linear maps, from input to output."""
         return tuple(self.layers)  # type: ignore[arg-type]
 
-    def linearise(self, x: Tensor, context: Tensor | None = None) -> Linearised:
+    def used(self) -> UsedWeights:
+        """The weights and biases in use, see :func:`used_together`."""
+        layers = self.linear_maps()
+        weights = [weight[None] for weight in self._weights()]
+        return _with_factors(weights, [layer.bias[None] for layer in layers], self.sharpness[None], self.preactivate)[0]
+
+    def linearise(self, x: Tensor, context: Tensor | None = None, used: UsedWeights | None = None) -> Linearised:
         """Value and slopes at ``x`` ``(batch, *event)``.
 
-        LipSwish is ``swish(beta h) / (1.1 beta)``: both factors go into the small weights around it, not into the rows.
+        Args:
+            x: Rows.
+            context: ``(batch, num_context)`` or ``None``.
+            used: What :meth:`used` gives, if it is known already.
         """
         layers = self.linear_maps()
-        beta = list(functional.softplus(self.sharpness).unbind())
-        first = beta.pop(0) if self.preactivate else self.sharpness.new_ones(())
-        if self.preactivate:
+        used = used or self.used()
+        first = used.before
+        if first is not None:
             x = first * x
-        weights: list[Tensor] = []
         slopes: list[Tensor | None] = []
-        for i, (layer, weight) in enumerate(zip(layers, self._weights(), strict=True)):
+        for i, layer in enumerate(layers):
             slope: Tensor | None = None
-            if i or self.preactivate:
+            if i or first is not None:
                 x, slope = swish(x)
-                slope = slope if i else first * slope
-                weight = weight / (1.1 * (beta[i - 1] if i else first))
-            bias: Tensor = layer.bias
-            if i < len(beta):
-                weight, bias = weight * beta[i], bias * beta[i]
-            weights.append(weight)
+                slope = slope if i or first is None else first * slope
             slopes.append(slope)
-            x = layer.apply_to(x, weight, bias)
+            x = layer.apply_to(x, used.weights[i], used.biases[i])
             if i == 0 and self.shift is not None:
                 assert context is not None
                 shift = self.shift(context.to(x.dtype))
-                x = x + (beta[0] if beta else 1.0) * shift.reshape(*shift.shape, *(1,) * (x.ndim - 2))
-        return Linearised(x, layers, tuple(weights), tuple(slopes))
+                shift = shift.reshape(*shift.shape, *(1,) * (x.ndim - 2))
+                x = x + (shift if used.after is None else used.after * shift)
+        return Linearised(x, layers, used.weights, tuple(slopes))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return self.linearise(x, context).value

@@ -20,6 +20,9 @@ class PairedDense:
     leaves its two factors for that of ``push``, which multiplies all rows at once. ``push`` always comes later: the
     gradient that ``pull`` reads was made from the latent, which ``push`` leads to.
 
+    The gradient is written into memory of the last step, if nobody holds that any more: beyond some 30 MB an allocator
+    returns what is freed to the system, and fresh pages cost a third of the product that fills them.
+
     Differentiable once.
 
     Args:
@@ -30,7 +33,7 @@ class PairedDense:
 
     def __init__(self, layer: Dense) -> None:
         self.layer = layer
-        self.left: list[tuple[Tensor, Tensor]] = []
+        self.left = _Left(layer.gradient_memory)
 
     def push(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, None]:
         """See :meth:`genzoo.bijections.energy_layer.EnergyLayer.push`."""
@@ -57,7 +60,41 @@ class PairedDense:
         return self.pull(x, grad, context), None
 
 
-def _push(x: Tensor, weight: Tensor, left: list[tuple[Tensor, Tensor]]) -> Tensor:
+class GradientMemory:
+    """Memory of one large matrix, taken again once all views of it are gone; on CPU, where allocators give it back."""
+
+    def __init__(self) -> None:
+        self._kept: Tensor | None = None
+
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        """``a @ b``, in the kept memory if it is free and fits, else in new memory."""
+        if a.device.type != "cpu":
+            return a @ b
+        kept, shape = self._kept, (a.shape[0], b.shape[1])
+        if kept is None or kept.shape != shape or kept.dtype != a.dtype:
+            kept = self._kept = a.new_empty(shape)
+        # itself and the handle asked for here; whoever holds a gradient, or a part of one, counts too
+        elif torch._C._storage_Use_Count(kept.untyped_storage()._cdata) > 2:
+            return a @ b
+        torch.mm(a, b, out=kept)
+        return kept.detach()  # a tensor of its own, which becomes ``weight.grad`` without a copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GradientMemory:
+        return GradientMemory()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GradientMemory, ()
+
+
+class _Left:
+    """What the backward passes of one loss leave for each other: factors, and the memory of their product."""
+
+    def __init__(self, memory: GradientMemory) -> None:
+        self.memory = memory
+        self.factors: list[tuple[Tensor, Tensor]] = []
+
+
+def _push(x: Tensor, weight: Tensor, left: _Left) -> Tensor:
     pushed: Tensor = _Push.apply(x, weight, left)  # type: ignore[no-untyped-call]
     return pushed
 
@@ -66,7 +103,7 @@ class _Push(torch.autograd.Function):
     """``x W^T``; its backward pass also takes what :class:`_Pull` left."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, left: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, left: _Left) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.left = left
         return x @ weight.t()
@@ -76,11 +113,13 @@ class _Push(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         rows, columns = [grad], [x]
-        while ctx.left:
-            row, column = ctx.left.pop()
+        while ctx.left.factors:
+            row, column = ctx.left.factors.pop()
             rows.append(row)
             columns.append(column)
-        for_weight = torch.cat(rows).t() @ torch.cat(columns) if ctx.needs_input_grad[1] else None
+        for_weight = (
+            ctx.left.memory.product(torch.cat(rows).t(), torch.cat(columns)) if ctx.needs_input_grad[1] else None
+        )
         return grad @ weight if ctx.needs_input_grad[0] else None, for_weight, None
 
 
@@ -88,7 +127,7 @@ class _Pull(torch.autograd.Function):
     """``g W``; its backward pass leaves the factors of the gradient of ``W``."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, weight: Tensor, left: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def forward(ctx: Any, grad: Tensor, weight: Tensor, left: _Left) -> Tensor:
         ctx.save_for_backward(grad, weight)
         ctx.left = left
         return grad @ weight
@@ -97,5 +136,5 @@ class _Pull(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, None, None]:
         grad, weight = ctx.saved_tensors
-        ctx.left.append((grad, outer))
+        ctx.left.factors.append((grad, outer))
         return outer @ weight.t() if ctx.needs_input_grad[0] else None, None, None

@@ -9,9 +9,15 @@ from torch import Tensor
 
 from genzoo.bijections.base import Bijection
 from genzoo.bijections.jacobian import log_abs_det
-from genzoo.bijections.lipschitz import LipschitzNet
+from genzoo.bijections.lipschitz import LipschitzNet, UsedWeights
 from genzoo.errors import GenZooError
 from genzoo.likelihood.roulette import power_series
+
+
+def residual_log_det(jacobian: Tensor) -> Tensor:
+    """``log det(I + J)`` of ``(..., D, D)``, ``(...)`` nats."""
+    eye = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
+    return log_abs_det(eye + jacobian)
 
 
 class ResidualBlock(Bijection):
@@ -41,16 +47,31 @@ class ResidualBlock(Bijection):
         self.residual = 0.0
         """Largest ``|x + g(x) - z|`` of the last iteration, over ``1 + |z|``."""
 
-    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        at = self.net.linearise(x.to(self._dtype()), context)
-        return x + at.value, self._log_det(at.jacobian())
+    def inverse(
+        self, x: Tensor, context: Tensor | None = None, used: UsedWeights | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """``z`` and the exact log-determinant; ``used`` are the network's weights in use, if they are known already."""
+        z, jacobian = self.with_jacobian(x, context, used)
+        return z, residual_log_det(jacobian)
+
+    def with_jacobian(
+        self, x: Tensor, context: Tensor | None = None, used: UsedWeights | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """``z``, and the Jacobians ``(batch, D, D)`` of the network; see :func:`residual_log_det`."""
+        at = self.net.linearise(x.to(self._dtype()), context, used)
+        return x + at.value, at.jacobian()
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x = self.solve(z, context)
-        return x, -self._log_det(self.net.linearise(x.to(self._dtype()), context).jacobian())
+        return x, -residual_log_det(self.net.linearise(x.to(self._dtype()), context).jacobian())
 
     def estimate(
-        self, x: Tensor, probe: Tensor, weights: Tensor, context: Tensor | None = None
+        self,
+        x: Tensor,
+        probe: Tensor,
+        weights: Tensor,
+        context: Tensor | None = None,
+        used: UsedWeights | None = None,
     ) -> tuple[Tensor, Tensor]:
         """``z``, and an unbiased estimate of the log-determinant of each row, ``(batch,)`` nats.
 
@@ -62,8 +83,9 @@ class ResidualBlock(Bijection):
             probe: Of the shape of ``x``, entries of mean 0 and variance 1.
             weights: ``(batch or 1, num_terms)``, see :class:`genzoo.likelihood.roulette.Roulette`.
             context: ``(batch, num_context)`` or ``None``.
+            used: The network's weights in use, if they are known already.
         """
-        at = self.net.linearise(x.to(self._dtype()), context)
+        at = self.net.linearise(x.to(self._dtype()), context, used)
         probe = probe.to(at.value)
         needs_gradient = torch.is_grad_enabled() and at.value.requires_grad
         with torch.no_grad():
@@ -117,8 +139,3 @@ class ResidualBlock(Bijection):
 
     def _dtype(self) -> torch.dtype:
         return self.net.sharpness.dtype
-
-    @staticmethod
-    def _log_det(jacobian: Tensor) -> Tensor:
-        eye = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
-        return log_abs_det(eye + jacobian)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from math import log
 
 import torch
 from torch import Tensor, nn
+from torch.special import log_ndtr
 
 from genzoo.bijections.elementwise import Elementwise
 from genzoo.likelihood.normal_cells import log_normal_cell, log_normal_density
@@ -35,28 +37,52 @@ class ArmDensity(nn.Module, ABC):
 class ArmFlow(ArmDensity):
     """Unconditional spline flows, trained on the masses of cells.
 
+    Beyond the ends of the cells the masses say how much lies there and not where: the flow's own mass beyond an end
+    falls exponentially, as that of :class:`ArmCells` does, and not like the tail of a normal.
+
     Args:
         num_arms: Treatments.
         element: Family of the monotone map to the standard normal.
     """
 
+    ends: Tensor
+
     def __init__(self, num_arms: int, element: Elementwise) -> None:
         super().__init__()
         self.element = element
         self.parameters_of_arms = nn.Parameter(torch.zeros(element.num_parameters, num_arms))
+        self.register_buffer("ends", torch.tensor([-torch.inf, torch.inf], dtype=torch.float64))
 
     def log_density(self, y: Tensor, arm: Tensor) -> Tensor:
-        z, log_slope = self.element.apply(y.double(), self.parameters_of_arms[:, arm], to_latent=True)
-        return log_normal_density(z) + log_slope
+        y = y.double()
+        inner = y.clamp(self.ends[0], self.ends[1])
+        z, log_slope = self._latent(inner, arm)
+        beyond = (y - inner).abs()
+        tail = log_ndtr(torch.where(y < inner, z, -z)) + log(TAIL_DECAY) - TAIL_DECAY * beyond
+        return torch.where(beyond > 0, tail, log_normal_density(z) + log_slope)
 
     def log_mass(self, lower: Tensor, upper: Tensor, arm: Tensor) -> Tensor:
-        points = torch.stack([lower, upper]).double()
-        z, _ = self.element.apply(points, self.parameters_of_arms[:, arm], to_latent=True)
-        return log_normal_cell(z[0], z[1])
+        low, high = self.ends
+        edges = torch.stack([lower, upper]).double()
+        z, _ = self._latent(edges.clamp(low, high), arm)
+        inside = torch.where(z[0] < z[1], log_normal_cell(z[0], torch.maximum(*z)), -torch.inf)
+        below, above = (low - edges).clamp_min(0), (edges - high).clamp_min(0)  # distances beyond the ends
+        at_low, at_high = (self._latent(end.expand_as(lower), arm)[0] for end in (low, high))
+        left = log_ndtr(at_low) + _log_difference(below[1], below[0])
+        right = log_ndtr(-at_high) + _log_difference(above[0], above[1])
+        return torch.logsumexp(torch.stack([inside, left, right]), 0)
 
     def quantile(self, level: Tensor, arm: Tensor) -> Tensor:
-        z = torch.special.ndtri(level.double())
-        return self.element.apply(z, self.parameters_of_arms[:, arm], to_latent=False)[0]
+        level = level.double()
+        low, high = self.ends
+        value = self.element.apply(torch.special.ndtri(level), self.parameters_of_arms[:, arm], to_latent=False)[0]
+        at_low, at_high = (self._latent(end.expand_as(level), arm)[0] for end in (low, high))
+        left = low + (level.log() - log_ndtr(at_low)) / TAIL_DECAY
+        right = high - (torch.log1p(-level) - log_ndtr(-at_high)) / TAIL_DECAY
+        return torch.where(value < low, left, torch.where(value > high, right, value))
+
+    def _latent(self, y: Tensor, arm: Tensor) -> tuple[Tensor, Tensor]:
+        return self.element.apply(y, self.parameters_of_arms[:, arm], to_latent=True)
 
     def cross_entropy(self, masses: Tensor, edges: Tensor) -> Tensor:
         """``(num_arms,)``: ``-sum_C m_a(C) log G_a(C)`` over cells, for masses that may be negative.
@@ -69,12 +95,14 @@ class ArmFlow(ArmDensity):
         end = edges.new_full((1,), torch.inf)
         lower, upper = torch.cat([-end, edges]), torch.cat([edges, end])
         arm = torch.arange(arms, device=edges.device).repeat_interleave(cells)
-        log_mass = self.log_mass(lower.repeat(arms), upper.repeat(arms), arm)
+        z, _ = self._latent(torch.stack([lower.repeat(arms), upper.repeat(arms)]), arm)
+        log_mass = log_normal_cell(z[0], z[1])  # that of the tails too: the last cells begin at the ends
         return -(masses * log_mass.unflatten(0, (arms, cells))).sum(1)
 
     @torch.no_grad()
     def start(self, masses: Tensor, edges: Tensor) -> None:
-        """Sets location and scale to those of the masses."""
+        """Sets the ends to the last edges, location and scale to those of the masses."""
+        self.ends.copy_(edges[[0, -1]])
         centre = torch.cat([edges[:1], (edges[1:] + edges[:-1]) / 2, edges[-1:]])
         kept = masses.clamp_min(0)
         kept = kept / kept.sum(1, keepdim=True)
@@ -83,6 +111,13 @@ class ArmFlow(ArmDensity):
         self.parameters_of_arms.zero_()
         self.parameters_of_arms[0] = mean
         self.parameters_of_arms[1] = spread.clamp_min(1e-3).log()
+
+
+def _log_difference(near: Tensor, far: Tensor) -> Tensor:
+    """``log(exp(-decay near) - exp(-decay far))`` for ``0 <= near <= far``, which may be infinite."""
+    width = torch.where(near < far, far - near, 0.0)
+    share = torch.log(-torch.expm1(-TAIL_DECAY * width))
+    return torch.where(near < far, share - TAIL_DECAY * near, -torch.inf)
 
 
 class ArmCells(ArmDensity):

@@ -198,13 +198,13 @@ class Matching:
             with torch.no_grad():
                 drawn = whole.undo(torch.randn_like(x), context)
             return score_matching.contrastive(whole.energy(x, context), whole.energy(drawn, context)) / width
+        energies = whole
+        if not torch.is_autocast_enabled(x.device.type):
+            whole = whole.paired()
         if self.objective == "fdssm":
             centre, ahead, behind = whole.energies_along(x, score_matching.sphere_steps(x, self.epsilon), context)
             loss = score_matching.finite_difference(centre, ahead, behind, self.epsilon).to(x.dtype)
             return loss if not self.energy_weight else loss + self.energy_weight * centre.mean() / width
-        energies = whole
-        if not torch.is_autocast_enabled(x.device.type):
-            whole = whole.paired()
         if self.objective == "dsm":
             noise = torch.randn_like(x)
             loss = score_matching.denoising(whole.score(x + self.noise * noise, context), noise, self.noise)

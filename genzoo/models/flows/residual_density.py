@@ -13,8 +13,16 @@ from torch import Tensor, nn
 from genzoo.bijections.actnorm import ActNorm
 from genzoo.bijections.base import Bijection
 from genzoo.bijections.jacobian import rademacher
-from genzoo.bijections.lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzLinear, LipschitzNet, refresh
-from genzoo.bijections.residual import ResidualBlock
+from genzoo.bijections.lipschitz import (
+    LipschitzConv2d,
+    LipschitzLayer,
+    LipschitzLinear,
+    LipschitzNet,
+    UsedWeights,
+    refresh,
+    used_together,
+)
+from genzoo.bijections.residual import ResidualBlock, residual_log_det
 from genzoo.bijections.squeeze import Flatten, Squeeze
 from genzoo.likelihood.noise import RowNoise
 from genzoo.likelihood.normal_cells import log_normal_density
@@ -204,17 +212,31 @@ class ResidualDensity(nn.Module):
         return self._estimated(x, context, roulette.weights(roulette.numbers(uniform)), probes)
 
     def _exact(self, x: Tensor, context: Tensor | None) -> Tensor:
-        z, total = x.reshape(-1, *self.shape), x.new_zeros(len(x))
-        for part in self._each():
-            z, log_det = part.inverse(z, context)
-            total = total + log_det
-        return log_normal_density(z).flatten(1).sum(1) + total
-
-    def _estimated(self, x: Tensor, context: Tensor | None, weights: Tensor, probes: Iterator[Tensor]) -> Tensor:
-        z, total = x.reshape(-1, *self.shape), x.new_zeros(len(x))
+        z, used = x.reshape(-1, *self.shape), self._used()
+        jacobians, constants = [], []
+        total = x.new_zeros(len(x))
+        together = self.num_features <= MAX_EXACT_TRAINING  # small determinants cost calls, large ones memory
         for part in self._each():
             if isinstance(part, ResidualBlock):
-                z, log_det = part.estimate(z, rademacher(next(probes)).reshape(z.shape), weights, context)
+                z, jacobian = part.with_jacobian(z, context, next(used))
+                if together:
+                    jacobians.append(jacobian)
+                else:
+                    total = total + residual_log_det(jacobian)
+            elif isinstance(part, ActNorm):
+                z = part.carry(z)
+                constants.append(part.log_det())
+            else:  # an order of pixels
+                z, _ = part.inverse(z, context)
+        if jacobians:
+            total = total + residual_log_det(torch.stack(jacobians)).sum(0)
+        return log_normal_density(z).flatten(1).sum(1) + total + torch.stack(constants).sum().to(total.dtype)
+
+    def _estimated(self, x: Tensor, context: Tensor | None, weights: Tensor, probes: Iterator[Tensor]) -> Tensor:
+        z, total, used = x.reshape(-1, *self.shape), x.new_zeros(len(x)), self._used()
+        for part in self._each():
+            if isinstance(part, ResidualBlock):
+                z, log_det = part.estimate(z, rademacher(next(probes)).reshape(z.shape), weights, context, next(used))
             else:
                 z, log_det = part.inverse(z, context)
             total = total + log_det
@@ -254,6 +276,10 @@ class ResidualDensity(nn.Module):
     def blocks(self) -> list[ResidualBlock]:
         """The residual blocks, from data to latent."""
         return [part for part in self._each() if isinstance(part, ResidualBlock)]
+
+    def _used(self) -> Iterator[UsedWeights]:
+        """The weights in use of each block's network."""
+        return iter(used_together([block.net for block in self.blocks()]))
 
     def _each(self) -> Iterator[Bijection]:
         yield from self.parts  # type: ignore[misc]
