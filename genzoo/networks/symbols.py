@@ -120,9 +120,13 @@ class SymbolHead(nn.Module):
             return self.weight
         return self.weight + torch.einsum("kf,kfd->kd", self.waves.to(self.weight), self.smooth[self.column])
 
-    def of_row(self, h: Tensor) -> Tensor:
-        """Scores ``(batch, num_columns, max_size)`` from one vector a row ``(batch, width)``, not one a cell."""
-        return F.pad(F.linear(h, self.table(), self.bias), (0, 1))[:, self.place]
+    def of_row(self, h: Tensor, more: Tensor | None = None) -> Tensor:
+        """Scores ``(batch, num_columns, max_size)`` from one vector a row ``(batch, width)``, not one a cell.
+
+        ``more`` ``(batch, total)`` is added to the scores of all symbols, column by column.
+        """
+        scores = F.linear(h, self.table(), self.bias)
+        return F.pad(scores if more is None else scores + more, (0, 1))[:, self.place]
 
     def forward(self, h: Tensor) -> Tensor:
         weight = F.pad(self.table(), (0, 0, 0, 1))[self.place]
