@@ -244,7 +244,7 @@ def test_the_logistic_term_sums_the_weights_of_the_other_cells_and_of_the_contex
         given = [41 + s + int(t) if t >= 0 else 41 + s + v.size for s, t, v in zip([0, 5], context[row], CONTEXT)]
         for i, (end, vocabulary) in enumerate(zip(ends, COLUMNS)):
             others = [p for j, p in enumerate(place) if j != i] + given
-            expected = weight[others][:, end : end + vocabulary.size].sum(0)
+            expected = 4 * weight[others][:, end : end + vocabulary.size].sum(0)
             torch.testing.assert_close(change[row, i, : vocabulary.size], expected, atol=1e-5, rtol=0)
             assert (change[row, i, vocabulary.size :] == 0).all()
 
@@ -254,38 +254,38 @@ def test_the_logistic_term_starts_at_zero_and_is_measured_without_a_cells_own_bl
     assert float(term.size().detach()) == 0
     term.weight.data += 1.0
     own = sum(v.size * (v.size + 2) for v in COLUMNS)
-    assert float(term.size().detach()) == term.weight.numel() - own
+    assert float(term.size().detach()) == 4 * (term.weight.numel() - own)
 
 
 def test_radd_trains_the_logistic_term_under_its_prior_saves_it_and_refuses_it_elsewhere(tmp_path: Path) -> None:
     schema = text_schema(symbols=2, kind="binary")
     g = torch.Generator().manual_seed(3)
-    codes = torch.randint(0, 2, (400, 6), generator=g).repeat(1, 2)  # cell i + 6 repeats cell i
-    rows = TableBatch(torch.zeros(400, 0, dtype=torch.float64), codes, torch.arange(400))
+    codes = torch.randint(0, 2, (200, 6), generator=g).repeat(1, 2)  # cell i + 6 repeats cell i
+    rows = TableBatch(torch.zeros(200, 0, dtype=torch.float64), codes, torch.arange(200))
     sizes = {}
     for scale in (0.01, 1.0):
         model = RADD(schema=schema.to_dict(), network="mlp", width=16, num_layers=1, logistic=scale)
         model.fit_codec_on(rows)
         assert model.network.logistic is not None
-        plain = model.loss_terms(model.codec.encode(rows).tokens, torch.zeros(400, 0, dtype=torch.int64))
-        optimizer = torch.optim.Adam(model.parameters(), 0.03)
+        plain = model.loss_terms(model.codec.encode(rows).tokens, torch.zeros(200, 0, dtype=torch.int64))
+        optimizer = torch.optim.Adam(model.parameters(), 0.05)
         torch.manual_seed(0)
-        for _ in range(150):
+        for _ in range(50):
             loss = model.loss(model.codec.encode(rows))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         sizes[scale] = float(model.network.logistic.size().detach())
-        weight = model.network.logistic.weight.detach()
+        weight = model.network.logistic.weights().detach()
         repeats = max(float(weight[3 * (i + 6), 2 * i].abs()) for i in range(6))
         model.eval()
         assert float(model.score_batch(rows, 0, 16).values.mean()) > -float(plain.mean().detach())
     assert sizes[0.01] < 0.2 * sizes[1.0], "a narrow prior keeps the weights small"
-    assert repeats > 0.3, "a wide one lets the copies find each other"
+    assert repeats > 2.0, "a wide one lets the copies find each other"
     torch.manual_seed(0)
     with_prior = float(model.loss(model.codec.encode(rows)).detach())
     torch.manual_seed(0)
-    without = model.loss_terms(model.codec.encode(rows).tokens, torch.zeros(400, 0, dtype=torch.int64)).mean()
+    without = model.loss_terms(model.codec.encode(rows).tokens, torch.zeros(200, 0, dtype=torch.int64)).mean()
     assert with_prior - float(without.detach()) == pytest.approx(sizes[1.0] / schema.num_training_rows, rel=1e-3)
     model.save(tmp_path / "model.ckpt")
     again = load(tmp_path / "model.ckpt")

@@ -10,6 +10,11 @@ from torch import Tensor, nn
 from genzoo.networks.symbols import Vocabulary
 
 
+PACE = 4.0
+"""Weights in units of those that are trained: Adam moves each by a learning rate a step, and these have further to go
+than those of a network (between two cells that exclude each other: 5 and more)."""
+
+
 class LogisticTerm(nn.Module):
     r"""Scores of every symbol of every scored column, linear in what is seen.
 
@@ -47,8 +52,12 @@ class LogisticTerm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(others.shape))
 
     def forward(self, indicators: Tensor) -> Tensor:
-        return indicators @ (self.weight * self.others)
+        return indicators @ self.weights()
+
+    def weights(self) -> Tensor:
+        """``W``, ``(seen, total)``."""
+        return PACE * self.weight * self.others
 
     def size(self) -> Tensor:
         """Sum of the absolute weights."""
-        return (self.weight * self.others).abs().sum()
+        return self.weights().abs().sum()

