@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from genzoo.networks.symbols import Vocabulary
 
-
 PACE = 4.0
 """Weights in units of those that are trained: Adam moves each by a learning rate a step, and these have further to go
 than those of a network (between two cells that exclude each other: 5 and more)."""
