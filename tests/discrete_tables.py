@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -79,3 +82,14 @@ def chi_square_p(found: Tensor, expected: Tensor) -> float:
     keep = e > 0
     statistic = float(((f - e)[keep] ** 2 / e[keep]).sum())
     return float(chi2.sf(statistic, int(keep.sum()) - 1))
+
+
+def sample_p_value(model: Any, rows: pd.DataFrame, num_samples: int, seed: int = 3) -> float:
+    """Chi-square of rows drawn from a model against its exact law; what is not in ``rows`` is one cell more."""
+    law = torch.tensor(np.exp(model.log_prob(rows).values))
+    drawn = model.sample(num_samples, seed=seed).groupby(list(rows)).size()
+    found = torch.tensor(drawn.reindex(pd.MultiIndex.from_frame(rows), fill_value=0).to_numpy())
+    law, found = (
+        torch.cat([part, rest[None]]) for part, rest in ((law, 1 - law.sum()), (found, num_samples - found.sum()))
+    )
+    return chi_square_p(found, law * num_samples)

@@ -55,11 +55,12 @@ def exact_tweedie(model: RandomConditionals, num_steps: int) -> torch.Tensor:
     return p[complete]
 
 
-def test_grid_sampler_follows_its_exact_law_and_approaches_the_any_order_law() -> None:
+@pytest.mark.parametrize("sampler", ["tweedie", "euler"])  # one law: alpha is linear in time
+def test_grid_samplers_follow_their_exact_law_and_approach_the_any_order_law(sampler: str) -> None:
     model = RandomConditionals(SIZES, 8)
     law = exact_tweedie(model, 3)
     assert float(law.sum()) == pytest.approx(1.0)
-    drawn = reveal(model, torch.full((20_000, 3), -1), torch.Generator().manual_seed(1), "tweedie", 3)
+    drawn = reveal(model, torch.full((20_000, 3), -1), torch.Generator().manual_seed(1), sampler, 3)  # type: ignore[arg-type]
     assert chi_square_p(counts(drawn.tokens), law * 20_000) > 1e-3
     exact = any_order.exact_log_prob(any_order.subset_table(model, states(SIZES))).exp()
     distance = [float((exact_tweedie(model, n) - exact).abs().sum()) / 2 for n in (4, 16, 64)]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from discrete_tables import RandomConditionals, states
+from discrete_tables import RandomConditionals, sample_p_value, states
 
 import genzoo
 from contract import discrete_table, mixed_table
@@ -132,6 +132,11 @@ def test_training_beats_independent_columns() -> None:
     new = discrete_table(1000, seed=9)
     independent = genzoo.fit(discrete_table(400), model="independent")
     assert fitted().log_prob(new).mean() > independent.log_prob(new).mean() + 0.05
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_samples_follow_the_exact_law_of_the_chain(share: float) -> None:
+    assert sample_p_value(fitted(share), table(), 6000) > 1e-4
 
 
 def test_imputation_uses_the_observed_cells() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from discrete_tables import RandomConditionals, states
+from discrete_tables import RandomConditionals, sample_p_value, states
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -178,6 +178,11 @@ def test_weighted_steps_of_training_leave_the_expected_loss_where_it_is() -> Non
             means.append(torch.stack([model.loss(rows) for _ in range(150)]))
     error = math.sqrt(sum(float(m.var()) for m in means) / 150)
     assert abs(float(means[0].mean() - means[1].mean())) < 4.5 * error
+
+
+@pytest.mark.parametrize("output", ["plug_in", "marginalised"])
+def test_samples_follow_the_exact_law_of_the_chain(output: str) -> None:
+    assert sample_p_value(fitted(output), table(), 6000) > 1e-4
 
 
 def test_imputation_uses_the_observed_cells() -> None:

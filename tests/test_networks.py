@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from genzoo import load
 from genzoo.codecs.tokens import TokenCodec
 from genzoo.diffusion.categorical import masked_log_softmax
 from genzoo.models.discrete.gidd import GIDD
 from genzoo.models.discrete.multinomial_diffusion import MultinomialDiffusion
 from genzoo.models.discrete.radd import RADD
 from genzoo.models.discrete.token_rows import build_network, chosen_network, log_marginals
+from genzoo.networks.logistic import LogisticTerm
 from genzoo.networks.residual import SymbolMLP
 from genzoo.networks.symbols import Vocabulary
 from genzoo.networks.text import TextTransformer
@@ -40,11 +43,15 @@ def text_network(time: bool = False, placed: bool = False, causal: bool = False)
     return network
 
 
-def row_network(time: bool = False) -> SymbolMLP:
+def row_network(time: bool = False, logistic: bool = False) -> SymbolMLP:
     torch.manual_seed(0)
-    network = SymbolMLP(COLUMNS, CONTEXT, width=16, num_layers=2, num_special=2, time=time)
+    network = SymbolMLP(COLUMNS, CONTEXT, width=16, num_layers=2, num_special=2, time=time, logistic=logistic)
     scattered(network)
     return network
+
+
+def row_network_and_term(time: bool = False) -> SymbolMLP:
+    return row_network(time, logistic=True)
 
 
 def text_rows(batch: int = 6) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,7 +91,7 @@ def block_batch(schema: Schema, num_rows: int = 64, holes: bool = False) -> Tabl
 
 
 @pytest.mark.parametrize("time", [False, True])
-@pytest.mark.parametrize("made", [text_network, row_network])
+@pytest.mark.parametrize("made", [text_network, row_network, row_network_and_term])
 def test_compiles_into_one_graph_with_equal_scores(made, time: bool) -> None:  # type: ignore[no-untyped-def]
     network = made(time)
     tokens, context, clock = text_rows() if made is text_network else table_rows()
@@ -93,7 +100,7 @@ def test_compiles_into_one_graph_with_equal_scores(made, time: bool) -> None:  #
     torch.testing.assert_close(compiled(*arguments), network(*arguments))
 
 
-@pytest.mark.parametrize("made", [text_network, row_network])
+@pytest.mark.parametrize("made", [text_network, row_network, row_network_and_term])
 def test_half_precision_is_near_single_and_log_probabilities_are_single(made) -> None:  # type: ignore[no-untyped-def]
     network = made(True)
     rows = text_rows() if made is text_network else table_rows()
@@ -109,7 +116,7 @@ def test_half_precision_is_near_single_and_log_probabilities_are_single(made) ->
     assert float((half.float() - exact).abs().mean()) < 0.02 * float(exact.abs().mean())
 
 
-@pytest.mark.parametrize("made", [text_network, row_network])
+@pytest.mark.parametrize("made", [text_network, row_network, row_network_and_term])
 def test_every_parameter_gets_a_gradient(made) -> None:  # type: ignore[no-untyped-def]
     network = made(True)
     rows = text_rows() if made is text_network else table_rows()
@@ -209,13 +216,84 @@ def test_every_cell_and_context_of_a_row_is_read_and_holes_differ_from_masks() -
 
 
 def test_the_sum_of_symbol_vectors_is_the_product_with_indicators() -> None:
-    from genzoo.networks.residual import summed
+    from genzoo.networks.residual import indicators
     from genzoo.networks.symbols import SymbolEmbedding
 
     torch.manual_seed(0)
     embedding = SymbolEmbedding(COLUMNS, 8, 2, placed=False)
     tokens, _, _ = table_rows()
-    torch.testing.assert_close(summed(embedding, tokens), embedding(tokens).sum(1))
+    torch.testing.assert_close(indicators(embedding, tokens) @ embedding.table(), embedding(tokens).sum(1))
+
+
+# ---- the logistic term beside it -----------------------------------------------------------------------------------
+
+
+def test_the_logistic_term_sums_the_weights_of_the_other_cells_and_of_the_context() -> None:
+    network = row_network_and_term()
+    tokens, context, _ = table_rows()
+    assert network.logistic is not None
+    weight = network.logistic.weight
+    network.logistic.weight = torch.nn.Parameter(torch.zeros_like(weight))
+    without = network(tokens, context)
+    network.logistic.weight = weight
+    change = network(tokens, context) - without
+    starts = [0, 5, 19, 23]  # sizes 3, 12, 2 and 16, and two special symbols in each
+    ends = [0, 3, 15, 17]
+    for row in range(len(tokens)):
+        place = [s + int(t) if t >= 0 else s + v.size - 1 - int(t) for s, t, v in zip(starts, tokens[row], COLUMNS)]
+        given = [41 + s + int(t) if t >= 0 else 41 + s + v.size for s, t, v in zip([0, 5], context[row], CONTEXT)]
+        for i, (end, vocabulary) in enumerate(zip(ends, COLUMNS)):
+            others = [p for j, p in enumerate(place) if j != i] + given
+            expected = 4 * weight[others][:, end : end + vocabulary.size].sum(0)
+            torch.testing.assert_close(change[row, i, : vocabulary.size], expected, atol=1e-5, rtol=0)
+            assert (change[row, i, vocabulary.size :] == 0).all()
+
+
+def test_the_logistic_term_starts_at_zero_and_is_measured_without_a_cells_own_block() -> None:
+    term = LogisticTerm(COLUMNS, 2, CONTEXT)
+    assert float(term.size().detach()) == 0
+    term.weight.data += 1.0
+    own = sum(v.size * (v.size + 2) for v in COLUMNS)
+    assert float(term.size().detach()) == 4 * (term.weight.numel() - own)
+
+
+def test_radd_trains_the_logistic_term_under_its_prior_saves_it_and_refuses_it_elsewhere(tmp_path: Path) -> None:
+    schema = text_schema(symbols=2, kind="binary")
+    g = torch.Generator().manual_seed(3)
+    codes = torch.randint(0, 2, (200, 6), generator=g).repeat(1, 2)  # cell i + 6 repeats cell i
+    rows = TableBatch(torch.zeros(200, 0, dtype=torch.float64), codes, torch.arange(200))
+    sizes = {}
+    for scale in (0.01, 1.0):
+        model = RADD(schema=schema.to_dict(), network="mlp", width=16, num_layers=1, logistic=scale)
+        model.fit_codec_on(rows)
+        assert model.network.logistic is not None
+        plain = model.loss_terms(model.codec.encode(rows).tokens, torch.zeros(200, 0, dtype=torch.int64))
+        optimizer = torch.optim.Adam(model.parameters(), 0.05)
+        torch.manual_seed(0)
+        for _ in range(50):
+            loss = model.loss(model.codec.encode(rows))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        sizes[scale] = float(model.network.logistic.size().detach())
+        weight = model.network.logistic.weights().detach()
+        repeats = max(float(weight[3 * (i + 6), 2 * i].abs()) for i in range(6))
+        model.eval()
+        assert float(model.score_batch(rows, 0, 16).values.mean()) > -float(plain.mean().detach())
+    assert sizes[0.01] < 0.2 * sizes[1.0], "a narrow prior keeps the weights small"
+    assert repeats > 2.0, "a wide one lets the copies find each other"
+    torch.manual_seed(0)
+    with_prior = float(model.loss(model.codec.encode(rows)).detach())
+    torch.manual_seed(0)
+    without = model.loss_terms(model.codec.encode(rows).tokens, torch.zeros(200, 0, dtype=torch.int64)).mean()
+    assert with_prior - float(without.detach()) == pytest.approx(sizes[1.0] / schema.num_training_rows, rel=1e-3)
+    model.save(tmp_path / "model.ckpt")
+    again = load(tmp_path / "model.ckpt")
+    torch.testing.assert_close(again.score_batch(rows, 0, 4).values, model.score_batch(rows, 0, 4).values)
+    with pytest.raises(ValueError, match=r"added to network 'mlp', got 'transformer'"):
+        RADD(schema=schema.to_dict(), network="transformer", logistic=0.1)
+    with pytest.raises(ValueError, match=r"scale of a prior, at least 0, got -1"):
+        RADD(schema=schema.to_dict(), network="mlp", logistic=-1.0)
 
 
 # ---- the choice ----------------------------------------------------------------------------------------------------
@@ -273,11 +351,12 @@ def test_an_untrained_model_bounds_a_block_at_log_k_a_cell(kind, more, network: 
         torch.testing.assert_close(found.values, torch.full_like(found.values, expected), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("network", ["transformer", "mlp", "text"])
-def test_the_bound_of_a_block_is_below_its_exact_likelihood_with_every_network(network: str) -> None:
+@pytest.mark.parametrize(("network", "logistic"), [("transformer", 0.0), ("mlp", 0.0), ("mlp", 0.1), ("text", 0.0)])
+def test_the_bound_of_a_block_is_below_its_exact_likelihood_with_every_network(network: str, logistic: float) -> None:
     schema = text_schema(length=5, symbols=3)
     torch.manual_seed(0)
-    model = RADD(schema=schema.to_dict(), network=network, width=16, num_layers=1, num_heads=2)  # type: ignore[arg-type]
+    sizes = {"width": 16, "num_layers": 1, "num_heads": 2}
+    model = RADD(schema=schema.to_dict(), network=network, logistic=logistic, **sizes)  # type: ignore[arg-type]
     model.codec.fit(block_batch(schema))
     scattered(model.network)
     states = torch.cartesian_prod(*[torch.arange(3)] * 5)

@@ -38,8 +38,10 @@ def mask_uniformly(tokens: Tensor, count: Tensor, order: Tensor) -> Tensor:
         ``(n, L)`` bool, True for the masked observed cells.
     """
     observed = tokens >= 0
-    rank = order.masked_fill(~observed, torch.inf).argsort(1).argsort(1)
-    return observed & (rank < count[:, None])
+    order = order.masked_fill(~observed, torch.inf)
+    # the next in order after the last one to mask; one sort of values costs a third of two of indices
+    after = torch.nn.functional.pad(order.sort(1).values, (0, 1), value=torch.inf).gather(1, count[:, None])
+    return observed & (order < after)
 
 
 def bound_terms(conditional: Conditional, tokens: Tensor, level: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genzoo.networks.logistic import LogisticTerm
 from genzoo.networks.symbols import SymbolEmbedding, SymbolHead, Vocabulary
 from genzoo.networks.transformer import Clock
 
@@ -29,6 +30,7 @@ class SymbolMLP(nn.Module):
         dropout: Probability of dropping a feature in training, inside the blocks.
         num_special: Special symbols of scored columns: 1 (``-1`` masked) or 2 (``-2`` a hole that is seen).
         time: The network is given a time, which shifts, scales and gates every block.
+        logistic: A :class:`genzoo.networks.logistic.LogisticTerm` is added to the scores.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class SymbolMLP(nn.Module):
         dropout: float = 0.0,
         num_special: int = 1,
         time: bool = False,
+        logistic: bool = False,
     ) -> None:
         super().__init__()
         if num_layers < 1:
@@ -51,22 +54,24 @@ class SymbolMLP(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = SymbolHead(vocabularies, width)
         self.clock = Clock(width) if time else None
+        self.logistic = LogisticTerm(vocabularies, num_special, context) if logistic else None
 
     def forward(self, tokens: Tensor, context: Tensor | None = None, time: Tensor | None = None) -> Tensor:
-        h = self.start + summed(self.embedding, tokens)
+        seen = indicators(self.embedding, tokens)
+        h = self.start + seen @ self.embedding.table()
         if self.context_embedding is not None and context is not None:
-            h = h + summed(self.context_embedding, context)
+            given = indicators(self.context_embedding, context)
+            h, seen = h + given @ self.context_embedding.table(), torch.cat([seen, given], 1)
         condition = self.clock(time) if self.clock is not None and time is not None else None
         for block in self.blocks:
             h = block(h, condition)
-        return self.head.of_row(self.norm(h))
+        return self.head.of_row(self.norm(h), None if self.logistic is None else self.logistic(seen))
 
 
-def summed(embedding: SymbolEmbedding, symbols: Tensor) -> Tensor:
-    """Sum of the vectors of a row's symbols ``(batch, width)``, as one matrix product with their indicators."""
-    table = embedding.table()
-    indicator = table.new_zeros(len(symbols), len(table)).scatter(1, embedding.index(symbols), 1.0)
-    return indicator @ table
+def indicators(embedding: SymbolEmbedding, symbols: Tensor) -> Tensor:
+    """``(batch, total)``: 1 for the symbols of a row. Its product with the table of vectors is the sum of theirs."""
+    vectors = embedding.vectors
+    return vectors.new_zeros(len(symbols), len(vectors)).scatter(1, embedding.index(symbols), 1.0)
 
 
 class Block(nn.Module):

@@ -98,6 +98,7 @@ class SymbolHead(nn.Module):
         super().__init__()
         sizes = [v.size for v in vocabularies]
         total, most = sum(sizes), max(sizes)
+        self.even = min(sizes) == most
         self.weight = nn.Parameter(torch.zeros(total, width))
         self.bias = nn.Parameter(torch.zeros(total))
         ordered = [i for i, v in enumerate(vocabularies) if v.ordered > 1]
@@ -120,9 +121,16 @@ class SymbolHead(nn.Module):
             return self.weight
         return self.weight + torch.einsum("kf,kfd->kd", self.waves.to(self.weight), self.smooth[self.column])
 
-    def of_row(self, h: Tensor) -> Tensor:
-        """Scores ``(batch, num_columns, max_size)`` from one vector a row ``(batch, width)``, not one a cell."""
-        return F.pad(F.linear(h, self.table(), self.bias), (0, 1))[:, self.place]
+    def of_row(self, h: Tensor, more: Tensor | None = None) -> Tensor:
+        """Scores ``(batch, num_columns, max_size)`` from one vector a row ``(batch, width)``, not one a cell.
+
+        ``more`` ``(batch, total)`` is added to the scores of all symbols, column by column.
+        """
+        scores = F.linear(h, self.table(), self.bias)
+        scores = scores if more is None else scores + more
+        if self.even:  # no gather: 4 % of a training step on 784 cells
+            return scores.unflatten(1, self.place.shape)
+        return F.pad(scores, (0, 1))[:, self.place]
 
     def forward(self, h: Tensor) -> Tensor:
         weight = F.pad(self.table(), (0, 0, 0, 1))[self.place]

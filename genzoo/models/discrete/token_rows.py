@@ -55,9 +55,16 @@ def build_network(
     dropout: float = 0.0,
     num_special: int = 1,
     time: bool = False,
+    logistic: bool = False,
 ) -> TableTransformer | SymbolMLP | TextTransformer:
-    """The network of a discrete model over the cells of the codec, context cells included; sizes ``None``: SIZES."""
+    """The network of a discrete model over the cells of the codec, context cells included; sizes ``None``: SIZES.
+
+    Raises:
+        ValueError: as :func:`chosen_network`, or a logistic term beside another network than ``mlp``.
+    """
     name = chosen_network(codec, network)
+    if logistic and name != "mlp":
+        raise ValueError(f"a logistic term is added to network 'mlp', got '{name}'; use network 'mlp' or logistic 0")
     width, num_layers = (given or default for given, default in zip((width, num_layers), SIZES[name], strict=True))
     scored, context = (
         [Vocabulary(slot.num_symbols, slot.num_bins) for slot in slots] for slots in (codec.slots, codec.context_slots)
@@ -65,7 +72,7 @@ def build_network(
     sizes: dict[str, Any] = {"width": width, "num_layers": num_layers, "dropout": dropout}
     sizes |= {"num_special": num_special, "time": time}
     if name == "mlp":
-        return SymbolMLP(scored, context, **sizes)
+        return SymbolMLP(scored, context, logistic=logistic, **sizes)
     if name == "transformer":
         return TableTransformer(scored, context, num_heads=num_heads, **sizes)
     placed = len(codec.schema[codec.slots[0].column].shape) > 1
