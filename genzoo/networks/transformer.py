@@ -11,6 +11,9 @@ from torch.nn import functional as F
 
 from genzoo.networks.symbols import SymbolEmbedding, SymbolHead, Vocabulary
 
+SHARPNESS = 5.0
+"""Logit by which a head that looks at an offset prefers it at the start: ``exp(5)`` outweighs 148 other cells."""
+
 
 class TableTransformer(nn.Module):
     r"""Scores of the symbols of every scored column, given some visible cells and context.
@@ -90,11 +93,19 @@ class Layer(nn.Module):
 
     ``forward`` takes a :func:`rotation` by which queries and keys are turned in each place, or ``None``. With
     ``causal`` a cell attends to itself and to those before it. ``smooth`` is the feed-forward part's function:
-    GELU, or SiLU, which costs half as much on a CPU.
+    GELU, or SiLU, which costs half as much on a CPU. With ``offsets``, one a head, queries and keys have a bias that
+    starts at :func:`looking_at` them; without, none.
     """
 
     def __init__(
-        self, width: int, num_heads: int, dropout: float, time: bool, causal: bool = False, smooth: str = "gelu"
+        self,
+        width: int,
+        num_heads: int,
+        dropout: float,
+        time: bool,
+        causal: bool = False,
+        smooth: str = "gelu",
+        offsets: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -102,7 +113,10 @@ class Layer(nn.Module):
         self.smooth = smooth
         self.attention_norm = nn.LayerNorm(width, elementwise_affine=not time)
         self.feed_norm = nn.LayerNorm(width, elementwise_affine=not time)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qkv = nn.Linear(width, 3 * width, bias=offsets is not None)
+        if offsets is not None:
+            with torch.no_grad():
+                self.qkv.bias.copy_(looking_at(offsets, width // num_heads).flatten())
         self.out = nn.Linear(width, width, bias=False)
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
@@ -143,12 +157,34 @@ def rotation(length: int, width: int, base: float = 10_000.0) -> Tensor:
     Cosines and sines by which pairs of features are turned; values are turned by nothing. Source: Su et al. (2021),
     RoFormer, arXiv:2104.09864.
     """
-    if width % 2:
-        raise ValueError(f"rotary places need an even number of features a head, got {width}")
-    frequency = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * _frequencies(width, base)
     angle = torch.stack([angle, angle, torch.zeros_like(angle)], 1)[:, :, None]
     return torch.stack([angle.cos(), angle.sin()], -1).float()
+
+
+def _frequencies(width: int, base: float) -> Tensor:
+    if width % 2:
+        raise ValueError(f"rotary places need an even number of features a head, got {width}")
+    return base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+
+
+def looking_at(offsets: Sequence[int], width: int, sharpness: float = SHARPNESS, base: float = 10_000.0) -> Tensor:
+    r"""Biases of queries, keys and values ``(3, heads, width)`` by which each head attends to one distance.
+
+    Turned by their places, the biases of head ``h`` add to the logit of the cell ``d`` places on
+
+    .. math:: s \sum_i w_i \cos(f_i (d - \delta_h)), \qquad w_i = f_i / \sum_j f_j,
+
+    with the rotary frequencies ``f``: ``s`` at the offset, near 0 on average far away. Without them attention starts
+    even over a row: a neighbour then weighs one over the length, the gradient says next to nothing of distances, and a
+    network of a masked text rests at the frequencies of the symbols until it has found its neighbours by chance.
+    """
+    frequency = _frequencies(width, base)
+    size = torch.sqrt(sharpness * math.sqrt(width) * frequency / frequency.sum())
+    angle = torch.tensor(list(offsets), dtype=torch.float64)[:, None] * frequency
+    query = torch.stack([size, torch.zeros_like(size)], -1).expand(len(offsets), -1, -1)
+    key = torch.stack([size * angle.cos(), -size * angle.sin()], -1)
+    return torch.stack([query, key, torch.zeros_like(key)]).flatten(-2).float()
 
 
 def turned(qkv: Tensor, rotation: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, get_args
 
 import torch
@@ -68,8 +69,11 @@ def build_network(
         return SymbolMLP(scored, context, **sizes)
     if name == "transformer":
         return TableTransformer(scored, context, num_heads=num_heads, **sizes)
-    placed = len(codec.schema[codec.slots[0].column].shape) > 1
-    return TextTransformer(scored[0], len(scored), context, num_heads=num_heads, placed=placed, **sizes)
+    shape = codec.schema[codec.slots[0].column].shape
+    axes = [math.prod(shape[i + 1 :]) for i in reversed(range(len(shape))) if shape[i] > 1] or [1]
+    return TextTransformer(
+        scored[0], len(scored), context, num_heads=num_heads, placed=len(shape) > 1, axes=axes, **sizes
+    )
 
 
 def usual_lr(network: object, usual: float) -> float:
