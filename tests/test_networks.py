@@ -177,7 +177,7 @@ def test_each_head_starts_at_one_neighbour() -> None:
 
 
 def test_a_text_network_leaves_the_frequencies_of_its_symbols_at_once() -> None:
-    """A masked cell follows from its neighbours; attention that starts even over 64 cells does not find them so soon."""
+    """A masked cell follows from its neighbours, which attention that starts even over 64 cells finds much later."""
 
     def learned(looking: bool) -> float:
         torch.manual_seed(0)
