@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genzoo.networks.symbols import SymbolEmbedding, SymbolHead, Vocabulary
-from genzoo.networks.transformer import Clock, Layer, rotation
+from genzoo.networks.transformer import Clock, Layer, looking_at, rotation
 
 
 class TextTransformer(nn.Module):
@@ -71,8 +71,9 @@ class TextTransformer(nn.Module):
         signs = (-1,) if causal else (-1, 1)
         reach = range(1, num_heads + 1)
         offsets = [sign * far * axis for far in reach for axis in axes for sign in signs][:num_heads]
+        looks = looking_at(offsets, width // num_heads, length)
         self.layers = nn.ModuleList(
-            Layer(width, num_heads, dropout, time, causal, smooth="silu", offsets=offsets) for _ in range(num_layers)
+            Layer(width, num_heads, dropout, time, causal, smooth="silu", looks=looks) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(width)
         self.head = SharedHead(vocabulary, width, length if placed else None)

@@ -11,9 +11,6 @@ from torch.nn import functional as F
 
 from genzoo.networks.symbols import SymbolEmbedding, SymbolHead, Vocabulary
 
-SHARPNESS = 10.0
-"""Logit by which a head that looks at an offset prefers it at the start: ``exp(10)`` outweighs 22,000 other cells."""
-
 
 class TableTransformer(nn.Module):
     r"""Scores of the symbols of every scored column, given some visible cells and context.
@@ -93,8 +90,8 @@ class Layer(nn.Module):
 
     ``forward`` takes a :func:`rotation` by which queries and keys are turned in each place, or ``None``. With
     ``causal`` a cell attends to itself and to those before it. ``smooth`` is the feed-forward part's function:
-    GELU, or SiLU, which costs half as much on a CPU. With ``offsets``, one a head, queries and keys have a bias that
-    starts at :func:`looking_at` them; without, none.
+    GELU, or SiLU, which costs half as much on a CPU. ``looks`` is where the biases of queries, keys and values start
+    (:func:`looking_at`); ``None``: they have none.
     """
 
     def __init__(
@@ -105,7 +102,7 @@ class Layer(nn.Module):
         time: bool,
         causal: bool = False,
         smooth: str = "gelu",
-        offsets: Sequence[int] | None = None,
+        looks: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -113,10 +110,10 @@ class Layer(nn.Module):
         self.smooth = smooth
         self.attention_norm = nn.LayerNorm(width, elementwise_affine=not time)
         self.feed_norm = nn.LayerNorm(width, elementwise_affine=not time)
-        self.qkv = nn.Linear(width, 3 * width, bias=offsets is not None)
-        if offsets is not None:
+        self.qkv = nn.Linear(width, 3 * width, bias=looks is not None)
+        if looks is not None:
             with torch.no_grad():
-                self.qkv.bias.copy_(looking_at(offsets, width // num_heads).flatten())
+                self.qkv.bias.copy_(looks.flatten())
         self.out = nn.Linear(width, width, bias=False)
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
@@ -168,19 +165,20 @@ def _frequencies(width: int, base: float) -> Tensor:
     return base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
 
 
-def looking_at(offsets: Sequence[int], width: int, sharpness: float = SHARPNESS, base: float = 10_000.0) -> Tensor:
+def looking_at(offsets: Sequence[int], width: int, length: int, base: float = 10_000.0) -> Tensor:
     r"""Biases of queries, keys and values ``(3, heads, width)`` by which each head attends to one distance.
 
     Turned by their places, the biases of head ``h`` add to the logit of the cell ``d`` places on
 
-    .. math:: s \sum_i w_i \cos(f_i (d - \delta_h)), \qquad w_i = f_i / \sum_j f_j,
+    .. math:: \tfrac{3}{2} \log L \sum_i w_i \cos(f_i (d - \delta_h)), \qquad w_i = f_i / \sum_j f_j,
 
-    with the rotary frequencies ``f``: ``s`` at the offset, near 0 on average far away. Without them attention starts
-    even over a row: a neighbour then weighs one over the length, the gradient says next to nothing of distances, and a
-    network of a masked text rests at the frequencies of the symbols until it has found its neighbours by chance.
+    with the rotary frequencies ``f``: near 0 on average far away, so that all ``L`` cells of a row together weigh about
+    ``1 / sqrt(L)`` of the one at the offset. Without biases attention starts even over a row: a neighbour then weighs
+    ``1 / L``, the gradient says next to nothing of distances, and the network of a masked text rests at the frequencies
+    of the symbols until it has found its neighbours by chance.
     """
     frequency = _frequencies(width, base)
-    size = torch.sqrt(sharpness * math.sqrt(width) * frequency / frequency.sum())
+    size = torch.sqrt(1.5 * math.log(length) * math.sqrt(width) * frequency / frequency.sum())
     angle = torch.tensor(list(offsets), dtype=torch.float64)[:, None] * frequency
     query = torch.stack([size, torch.zeros_like(size)], -1).expand(len(offsets), -1, -1)
     key = torch.stack([size * angle.cos(), -size * angle.sin()], -1)
