@@ -161,6 +161,56 @@ def test_number_of_weights_does_not_grow_with_the_length_unless_placed() -> None
     assert size(512, True) == size(8, True) + 504 * (16 + 27)
 
 
+def attention_at_the_start(network: TextTransformer, place: int) -> Tensor:
+    """Weights ``(heads, length)`` that a cell gives to each cell by the biases of the first layer alone."""
+    layer = network.layers[0]
+    bias = layer.qkv.bias.detach().reshape(1, 1, 3, layer.num_heads, -1)
+    q, k, v = turned(bias.expand(1, len(network.rotation), -1, -1, -1), network.rotation)[0].unbind(1)
+    assert (v == 0).all()
+    return (torch.einsum("hd,mhd->hm", q[place], k) / math.sqrt(q.shape[-1])).softmax(-1)
+
+
+def test_each_head_starts_at_one_neighbour() -> None:
+    def offsets(**more: object) -> list[int]:
+        network = TextTransformer(Vocabulary(5), 64, width=128, num_layers=1, **more)  # type: ignore[arg-type]
+        weight, place = attention_at_the_start(network, 30).max(-1)
+        assert float(weight.min()) > 0.45
+        return (place - 30).tolist()
+
+    assert offsets() == [-1, 1, -2, 2]
+    assert offsets(num_heads=2) == [-1, 1]
+    assert offsets(causal=True) == [-1, -2, -3, -4]
+    assert offsets(placed=True, axes=(1, 8)) == [-1, 1, -8, 8]
+
+
+def test_a_text_network_leaves_the_frequencies_of_its_symbols_at_once() -> None:
+    """A masked cell follows from its neighbours, which attention that starts even over 64 cells finds much later."""
+
+    def learned(looking: bool) -> float:
+        torch.manual_seed(0)
+        network = TextTransformer(Vocabulary(8), 64, width=32, num_layers=2, num_heads=2)
+        if not looking:
+            for layer in network.layers:
+                layer.qkv.bias.data.zero_()
+        optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+        losses = []
+        for _ in range(50):
+            word = torch.randint(8, (16, 64))
+            for i in range(1, 64):
+                word[:, i] = torch.where(torch.rand(16) < 0.9, (5 * word[:, i - 1] + 1) % 8, word[:, i])
+            masked = torch.rand(16, 64) < 0.3
+            scores = network(word.masked_fill(masked, -1))
+            loss = torch.nn.functional.cross_entropy(scores[masked], word[masked])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        return sum(losses[-5:]) / 5
+
+    assert learned(True) < 0.4 * math.log(8)
+    assert learned(False) > 0.8 * math.log(8)
+
+
 def test_a_causal_network_reads_only_what_comes_before() -> None:
     network = text_network(causal=True)
     tokens, _, _ = text_rows()
@@ -322,6 +372,9 @@ def test_a_picture_gets_places_of_its_own() -> None:
     network = build_network(TokenCodec(text_schema(shape=(3, 4))), width=16, num_layers=1, num_heads=2)
     assert isinstance(network, TextTransformer)
     assert network.places is not None
+    wide = build_network(TokenCodec(text_schema(shape=(4, 16))), width=128, num_layers=1, num_heads=4)
+    assert isinstance(wide, TextTransformer)
+    assert (attention_at_the_start(wide, 20).argmax(-1) - 20).tolist() == [-1, 1, -16, 16]
 
 
 def test_unknown_networks_and_text_over_columns_are_refused_in_words() -> None:

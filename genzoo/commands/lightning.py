@@ -223,7 +223,8 @@ def print_test(model: Any, datamodule: Any) -> None:
     cells = datamodule.schema.cells_of_one_measure
     if cells and any(column.shape for column in datamodule.schema.scored):
         unit = cells * math.log(2)
-        print(f"that is {-likelihood.mean() / unit:.4f} ± {likelihood.se_mean() / unit:.4f} bits per cell")
+        name = "character" if all(column.storage == "text" for column in datamodule.schema.scored) else "cell"
+        print(f"that is {-likelihood.mean() / unit:.4f} ± {likelihood.se_mean() / unit:.4f} bits per {name}")
     if datamodule.log_scale:
         original = likelihood.shifted(-datamodule.log_scale)
         print(f"these are benchmark units; in original units: {original.label()} nats per row")

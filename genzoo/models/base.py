@@ -401,6 +401,7 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
         self.log("test/nll", -self.test_likelihood.mean(), rank_zero_only=False)
         self.log("test/nll_se", self.test_likelihood.se_mean(), rank_zero_only=False)
         self._log_bits("test/bpd", -self.test_likelihood.mean())
+        self._log_bits("test/bpd_se", self.test_likelihood.se_mean())
 
     def predict_step(self, batch: TableBatch, batch_idx: int) -> dict[str, np.ndarray]:
         return _numpy(batch, self.score_batch(batch, self.seed, self.draws))

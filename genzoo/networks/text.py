@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genzoo.networks.symbols import SymbolEmbedding, SymbolHead, Vocabulary
-from genzoo.networks.transformer import Clock, Layer, rotation
+from genzoo.networks.transformer import Clock, Layer, looking_at, rotation
 
 
 class TextTransformer(nn.Module):
@@ -18,8 +18,10 @@ class TextTransformer(nn.Module):
 
     As :class:`genzoo.networks.transformer.TableTransformer`, but the embedding and the output are shared by all cells,
     so their number of weights does not grow with the length, and places enter by rotating queries and keys: attention
-    sees distances. With ``placed=True`` every cell also has a vector and scores of its own (an image, where a corner
-    differs from the middle). The feed-forward parts use SiLU. The output is zero at the start.
+    sees distances. Each head starts looking at one neighbour (:func:`genzoo.networks.transformer.looking_at`): the cell
+    before, the one after, the second before, and so on along each axis; training moves them. With ``placed=True`` every
+    cell also has a vector and scores of its own (an image, where a corner differs from the middle). The feed-forward
+    parts use SiLU. The output is zero at the start.
 
     Args:
         vocabulary: Of every cell.
@@ -33,6 +35,7 @@ class TextTransformer(nn.Module):
         time: The network is given a time (adaLN).
         placed: See above.
         causal: A cell sees itself and the cells before it: an ordinary language model, for reference.
+        axes: Distance of neighbouring cells along each axis of the block: 1 in a text, 1 and the width in a picture.
 
     Shapes: tokens ``(batch, length)``, context ``(batch, C)`` int64, time ``(batch,)`` in [0, 1]; the result is
     ``(batch, length, vocabulary.size)``.
@@ -55,6 +58,7 @@ class TextTransformer(nn.Module):
         time: bool = False,
         placed: bool = False,
         causal: bool = False,
+        axes: Sequence[int] = (1,),
     ) -> None:
         super().__init__()
         if width % (2 * num_heads):
@@ -64,8 +68,12 @@ class TextTransformer(nn.Module):
         self.embedding = SymbolEmbedding([vocabulary], width, num_special, placed=False)
         self.context_embedding = SymbolEmbedding(context, width, 1) if context else None
         self.places = nn.Parameter(torch.randn(length, width) * 0.5 / math.sqrt(width)) if placed else None
+        signs = (-1,) if causal else (-1, 1)
+        reach = range(1, num_heads + 1)
+        offsets = [sign * far * axis for far in reach for axis in axes for sign in signs][:num_heads]
+        looks = looking_at(offsets, width // num_heads, length)
         self.layers = nn.ModuleList(
-            Layer(width, num_heads, dropout, time, causal, smooth="silu") for _ in range(num_layers)
+            Layer(width, num_heads, dropout, time, causal, smooth="silu", looks=looks) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(width)
         self.head = SharedHead(vocabulary, width, length if placed else None)

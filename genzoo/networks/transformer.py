@@ -90,11 +90,19 @@ class Layer(nn.Module):
 
     ``forward`` takes a :func:`rotation` by which queries and keys are turned in each place, or ``None``. With
     ``causal`` a cell attends to itself and to those before it. ``smooth`` is the feed-forward part's function:
-    GELU, or SiLU, which costs half as much on a CPU.
+    GELU, or SiLU, which costs half as much on a CPU. ``looks`` is where the biases of queries, keys and values start
+    (:func:`looking_at`); ``None``: they have none.
     """
 
     def __init__(
-        self, width: int, num_heads: int, dropout: float, time: bool, causal: bool = False, smooth: str = "gelu"
+        self,
+        width: int,
+        num_heads: int,
+        dropout: float,
+        time: bool,
+        causal: bool = False,
+        smooth: str = "gelu",
+        looks: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -102,7 +110,10 @@ class Layer(nn.Module):
         self.smooth = smooth
         self.attention_norm = nn.LayerNorm(width, elementwise_affine=not time)
         self.feed_norm = nn.LayerNorm(width, elementwise_affine=not time)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qkv = nn.Linear(width, 3 * width, bias=looks is not None)
+        if looks is not None:
+            with torch.no_grad():
+                self.qkv.bias.copy_(looks.flatten())
         self.out = nn.Linear(width, width, bias=False)
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
@@ -143,12 +154,35 @@ def rotation(length: int, width: int, base: float = 10_000.0) -> Tensor:
     Cosines and sines by which pairs of features are turned; values are turned by nothing. Source: Su et al. (2021),
     RoFormer, arXiv:2104.09864.
     """
-    if width % 2:
-        raise ValueError(f"rotary places need an even number of features a head, got {width}")
-    frequency = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * _frequencies(width, base)
     angle = torch.stack([angle, angle, torch.zeros_like(angle)], 1)[:, :, None]
     return torch.stack([angle.cos(), angle.sin()], -1).float()
+
+
+def _frequencies(width: int, base: float) -> Tensor:
+    if width % 2:
+        raise ValueError(f"rotary places need an even number of features a head, got {width}")
+    return base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+
+
+def looking_at(offsets: Sequence[int], width: int, length: int, base: float = 10_000.0) -> Tensor:
+    r"""Biases of queries, keys and values ``(3, heads, width)`` by which each head attends to one distance.
+
+    Turned by their places, the biases of head ``h`` add to the logit of the cell ``d`` places on
+
+    .. math:: \tfrac{3}{2} \log L \sum_i w_i \cos(f_i (d - \delta_h)), \qquad w_i = f_i / \sum_j f_j,
+
+    with the rotary frequencies ``f``: near 0 on average far away, so that all ``L`` cells of a row together weigh about
+    ``1 / sqrt(L)`` of the one at the offset. Without biases attention starts even over a row: a neighbour then weighs
+    ``1 / L``, the gradient says next to nothing of distances, and the network of a masked text rests at the frequencies
+    of the symbols until it has found its neighbours by chance.
+    """
+    frequency = _frequencies(width, base)
+    size = torch.sqrt(1.5 * math.log(length) * math.sqrt(width) * frequency / frequency.sum())
+    angle = torch.tensor(list(offsets), dtype=torch.float64)[:, None] * frequency
+    query = torch.stack([size, torch.zeros_like(size)], -1).expand(len(offsets), -1, -1)
+    key = torch.stack([size * angle.cos(), -size * angle.sin()], -1)
+    return torch.stack([query, key, torch.zeros_like(key)]).flatten(-2).float()
 
 
 def turned(qkv: Tensor, rotation: Tensor) -> Tensor:

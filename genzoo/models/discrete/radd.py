@@ -88,7 +88,8 @@ class RADD(DensityModel):
         Ou, Nie, Xue, Zhu, Sun, Li, Li (2025), Your absorbing discrete diffusion secretly models the conditional
         distributions of clean data, arXiv:2406.03736.
         Differs from the paper: columns with vocabularies of their own instead of text; schedules start at all masked;
-        starts at the columns' marginals; exact likelihood by subsets; reveals are drawn before the network is called.
+        starts at the columns' marginals, attention of ``text`` at neighbours; exact likelihood by subsets; reveals are
+        drawn before the network is called.
 
     Example:
         >>> import genzoo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, get_args
 
 import torch
@@ -18,7 +19,7 @@ Network = Literal["auto", "transformer", "mlp", "text"]
 NETWORKS: tuple[str, ...] = get_args(Network)
 SIZES: dict[str, tuple[int, int]] = {"transformer": (64, 2), "text": (128, 4), "mlp": (512, 2)}
 """Width and layers of each network where they are not given."""
-TEXT_LR = 1e-3
+TEXT_LR = 2e-3
 WIDE = 32
 """Binary rows of more cells than this are read by the perceptron, where it is left to ``auto``."""
 
@@ -75,12 +76,15 @@ def build_network(
         return SymbolMLP(scored, context, logistic=logistic, **sizes)
     if name == "transformer":
         return TableTransformer(scored, context, num_heads=num_heads, **sizes)
-    placed = len(codec.schema[codec.slots[0].column].shape) > 1
-    return TextTransformer(scored[0], len(scored), context, num_heads=num_heads, placed=placed, **sizes)
+    shape = codec.schema[codec.slots[0].column].shape
+    axes = [math.prod(shape[i + 1 :]) for i in reversed(range(len(shape))) if shape[i] > 1] or [1]
+    return TextTransformer(
+        scored[0], len(scored), context, num_heads=num_heads, placed=len(shape) > 1, axes=axes, **sizes
+    )
 
 
 def usual_lr(network: object, usual: float) -> float:
-    """Learning rate where none is given: a text transformer does not leave its start at the rate tables train with."""
+    """Learning rate where none is given: a text transformer, wider and deeper, takes less than tables train with."""
     return TEXT_LR if isinstance(network, TextTransformer) else usual
 
 
