@@ -307,8 +307,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=None, choices=[*OURS, *IMPUTERS])
     parser.add_argument("--shares", nargs="*", type=float, default=[0.2])
     parser.add_argument("--complete", action="store_true", help="training rows keep their cells")
-    parser.add_argument("--train_rows", type=int, default=2000, help="training rows, a random sample; 0 for all")
-    parser.add_argument("--rows", type=int, default=400, help="held-out rows to judge on")
+    parser.add_argument("--train_rows", type=int, default=1000, help="training rows, a random sample; 0 for all")
+    parser.add_argument("--rows", type=int, default=300, help="held-out rows to judge on")
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--visits", type=int, default=0, help="rows RADD trains on, counted once an epoch")
     parser.add_argument("--seed", type=int, default=0)
@@ -325,7 +325,7 @@ def main() -> None:
         write_page(given.page, load_records(given.results), (VISITS[True], VISITS[False]))
 
 
-VISITS = {True: 500_000, False: 160_000}
+VISITS = {True: 400_000, False: 80_000}
 """Rows that RADD trains on, counted once an epoch, with complete training rows and with holes."""
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ OURS: dict[str, dict[str, Any]] = {
     "mixture": {},
 }
 """Our models and what differs from their defaults."""
-EPOCHS = {"radd": 60, "spline_flow": 60}
+EPOCHS = {"radd": 60, "spline_flow": 40}
 MEASURES = {
     "column distance": "down", "Wasserstein": "down", "pair difference": "down", "two-sample AUC (trees)": "down",
     "alpha-precision": "up", "beta-recall": "up", "score on samples": "up", "closer to training": "near",
@@ -259,9 +259,9 @@ def main() -> None:
     parser.add_argument("data", nargs="?", type=Path, default=Path("data"))
     parser.add_argument("--tables", nargs="*", default=[], choices=list(TABLES))
     parser.add_argument("--methods", nargs="*", choices=[REAL, *OURS, *SYNTHESISERS])
-    parser.add_argument("--train_rows", type=int, default=2000, help="training rows, a random sample")
+    parser.add_argument("--train_rows", type=int, default=1500, help="training rows, a random sample")
     parser.add_argument("--rows", type=int, default=2000, help="held-out rows")
-    parser.add_argument("--limit", type=float, default=90.0, help="CPU seconds for each of the other methods")
+    parser.add_argument("--limit", type=float, default=60.0, help="CPU seconds for each of the other methods")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path)
