@@ -128,7 +128,7 @@ def _iterative(training: TableData, data: TableData, draws: int, seed: int, **op
 
 
 def miceforest(
-    training: TableData, data: TableData, draws: int, seed: int, fast: bool = False, iterations: int = 5
+    training: TableData, data: TableData, draws: int, seed: int, fast: bool = False, iterations: int = 3
 ) -> list[TableData]:
     """miceforest's kernel with one data set and mean matching as it comes; each draw fills the rows anew.
 
