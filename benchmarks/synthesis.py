@@ -43,7 +43,7 @@ OURS: dict[str, dict[str, Any]] = {
     "radd": {"schedule": "cosine", "patience": 0, "draws": 4},
 }
 """Our models and what differs from their defaults."""
-EPOCHS = {"radd": 40}
+EPOCHS = {"radd": 30}
 MEASURES = {
     "column distance": "down", "Wasserstein": "down", "pair difference": "down", "two-sample AUC (trees)": "down",
     "alpha-precision": "up", "beta-recall": "up", "score on samples": "up", "closer to training": "near",
@@ -101,7 +101,7 @@ def draw(name: str, case: Case, seed: int, limit: float) -> tuple[TableData, str
     epochs = EPOCHS.get(name)
     options: dict[str, Any] = {"max_epochs": epochs} if epochs else {}
     if name == "radd":
-        options["check_val_every_n_epoch"] = 6
+        options["check_val_every_n_epoch"] = 5
     model = train(model, case.module, None, progress=False, **options)
     setting = f"{epochs} epochs" if epochs else "as it comes"
     return encoded(model.sample(num, seed=seed), case.training), setting
