@@ -314,6 +314,25 @@ def test_mixed_rows_with_holes_are_scored_drawn_and_filled(kind: type) -> None:
         assert float(right) > 0.75
 
 
+def test_many_draws_of_a_row_follow_its_own_conditional_gaussian() -> None:
+    schema = schema_of(number("x"), number("y"))
+    x = torch.randn(4000, 1, generator=generator(), dtype=F64)
+    y = 2 * x + 0.5 * torch.randn(4000, 1, generator=generator(1), dtype=F64)
+    model = fitted(Gaussian, schema, batch_of(torch.cat([x, y], 1)))
+    # two patterns of holes, more rows than one pass of several draws takes
+    given = torch.tensor([[-1.0, torch.nan], [2.0, torch.nan], [torch.nan, 4.0]], dtype=F64).repeat(1500, 1)
+    batch = batch_of(given)
+    filled = model.model_impute(batch, model.codec.encode(batch), 5, generator())
+    drawn = torch.stack([part.numeric for part in filled])  # (draws, rows, 2)
+    slope = 2 / 4.25  # of x on y
+    expected = [(1, -2.0, 0.5), (1, 4.0, 0.5), (0, 4 * slope, math.sqrt(1 - 4 / 4.25))]
+    for row, (place, mean, deviation) in enumerate(expected):
+        values = drawn[:, row::3, place].flatten()
+        assert float(values.mean()) == pytest.approx(mean, abs=0.1)
+        assert float(values.std()) == pytest.approx(deviation, rel=0.1)
+    assert not torch.equal(drawn[0], drawn[1])
+
+
 def test_one_quantized_column_is_exact_and_its_cells_sum_to_one() -> None:
     schema, batch = mixed_schema()
     schema = schema_of(schema.columns[0], schema.columns[1], schema.columns[4])

@@ -24,6 +24,9 @@ from genzoo.models.baselines.mixture_fit import layout_of
 from genzoo.models.scoring import ModelLogProb
 from genzoo.tables.batch import TableBatch
 
+ROWS_AT_ONCE = 8192
+"""Rows, counted once a draw, that are completed in one pass."""
+
 
 class MixtureState(nn.Module):
     """A mixture of at most ``max_components`` components over the slots of a vector codec.
@@ -112,8 +115,13 @@ class MixtureState(nn.Module):
         self, codec: VectorCodec, batch: TableBatch, cells: Cells, draws: int, generator: torch.Generator
     ) -> list[TableBatch]:
         """Completions of raw rows, holes drawn given what is observed."""
-        out = []
-        for _ in range(draws):
-            number, category = draw_given(self.mixture, self.layout, cells, generator)
-            out.append(fill_holes(codec.schema, batch, codec.decode(number, category, batch.rows)))
+        out: list[TableBatch] = []
+        size = max(1, len(cells))
+        while len(out) < draws:
+            # several draws at a time: rows of one pattern of holes share the roots of their covariances
+            count = min(draws - len(out), max(1, ROWS_AT_ONCE // size))
+            number, category = draw_given(self.mixture, self.layout, cells.repeat(count), generator)
+            for draw in range(count):
+                drawn = codec.decode(number[draw::count], category[draw::count], batch.rows)
+                out.append(fill_holes(codec.schema, batch, drawn))
         return out
