@@ -132,3 +132,9 @@ def test_numbers_drawn_within_a_bin_follow_the_marginal() -> None:
         # the mean of 4000 uniform numbers: four standard errors
         assert float(level.mean()) == pytest.approx(0.5, abs=4 / np.sqrt(12 * 4000))
         assert float(level.std()) == pytest.approx(1 / np.sqrt(12), abs=0.02)
+
+
+def test_a_table_of_one_column_has_its_smooth_marginal() -> None:
+    frame = pd.DataFrame({"x": 10 + 3 * np.random.default_rng(0).exponential(size=500)})
+    means = [genzoo.fit(frame, model=key).log_prob(frame).mean() for key in ("forest_autoregressive", "independent")]
+    assert means[0] == pytest.approx(means[1], abs=0.02)

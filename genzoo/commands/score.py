@@ -64,7 +64,7 @@ def run(arguments: list[str]) -> int:
                 writer.write(as_table(part, kinds, by_column=bool(given.by)))
             parts.append(part if reader.num_rows <= MOST_EXPLAINED else replace(part, by_column=None))
     scored = join_rows(parts)
-    print(f"{scored.label()} nats per row, mean of {len(scored.values)} rows; {scored.method}")
+    print(f"{scored.label()} nats per row, {scored.rows_text()}; {scored.method}")
     for line in remarks(scored):
         print(line)
     if given.by:

@@ -84,7 +84,8 @@ def _lead(comparison: Comparison) -> str:
 def _results(comparison: Comparison) -> str:
     rows = comparison.rows
     caption = (
-        f"Mean log-likelihood of {formats.count(comparison.num_rows)} test rows in nats per row, in the table's "
+        f"{'Mean' if comparison.num_effective is None else 'Weighted mean'} log-likelihood of "
+        f"{formats.count(comparison.num_rows)} test rows in nats per row, in the table's "
         "own units, ± standard error (kind). Differences are paired row by row, with "
         f"{100 * comparison.level:g} % intervals. "
         "Ranks follow what each number guarantees; sorting keeps the groups apart."

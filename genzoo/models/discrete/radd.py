@@ -103,6 +103,7 @@ class RADD(DensityModel):
         categorical="lower_bound",
         imputes=True,
         sequences=True,
+        weights=True,
     )
     default_lr: ClassVar[float] = 3e-3
     codec: TokenCodec
@@ -211,9 +212,9 @@ class RADD(DensityModel):
         """The network starts at the columns' own frequencies."""
         self.network.head.start_at(log_marginals(self.codec, batches[0].tokens))
 
-    def loss(self, encoded: TokenRows) -> Tensor:
+    def row_losses(self, encoded: TokenRows) -> Tensor:
         """Nats a row, in expectation the negative any-order bound."""
-        return self.loss_terms(encoded.tokens, encoded.context).mean()
+        return self.loss_terms(encoded.tokens, encoded.context)
 
     def loss_terms(self, tokens: Tensor, context: Tensor) -> Tensor:
         """The chosen loss of each row, ``(batch,)``, at random masks from torch's own generator."""

@@ -16,6 +16,7 @@ from genzoo.errors import CapabilityError
 from genzoo.likelihood.estimators import importance_weighted
 from genzoo.likelihood.noise import RowNoise, seed_of
 from genzoo.models.baselines.filling import fill_holes
+from genzoo.models.baselines.mixture_em import in_rows, row_weight
 from genzoo.models.baselines.multinomials import CategoryLayout, laplace_log_probs
 from genzoo.models.capabilities import Capabilities
 from genzoo.models.scoring import ModelLogProb, split_unseen
@@ -43,7 +44,10 @@ FOREST_CAPABILITIES = Capabilities(
     categorical="lower_bound",
     imputes=True,
     uses_mask=True,
+    weights=True,
 )
+REPEATS = 10
+"""Rows drawn for a row of mean weight where moments are computed: rounding weights to whole rows costs little."""
 Classes = Literal["input", "separate"]
 
 
@@ -221,13 +225,14 @@ class DenoisingForest(TreeModel):
         return 0 if job.startswith("trees") else 1
 
     def prepare(self, train: Rows, held_out: Rows) -> None:
+        counts = self.layout.counts(train.cells.category, row_weight(train.cells)[:, None])[0]
+        train = in_proportion(train, seed_of(self.seed, "weights"), REPEATS)
         generator = torch.Generator().manual_seed(seed_of(self.seed, "filler"))
         filler = torch.randn(train.values.shape, generator=generator, dtype=torch.float64)
         values = torch.where(train.filler, filler, train.values)
         mean, covariance = fit_groups(values, train.group, len(self.mean), self.separate, self.shrink)
         self.mean.copy_(mean)
         self.covariance.copy_(covariance)
-        counts = self.layout.counts(train.cells.category, train.log_volume.new_ones(len(train), 1))[0]
         logs = [laplace_log_probs(counts[part]) for part in self.layout.slots()]
         if logs:
             self.category_log_prob.copy_(torch.cat(logs))
@@ -239,8 +244,15 @@ class DenoisingForest(TreeModel):
                 )
         self.refresh_derived()
 
+    def weighed(self, rows: Rows) -> Rows:
+        return replace(rows, cells=in_rows(rows.cells))
+
     def run_job(self, job: str, train: Rows, held_out: Rows) -> dict[str, bytes]:
         words = job.split()
+        train, held_out = (
+            in_proportion(rows, seed_of(self.seed, "weights", job, part))
+            for part, rows in (("train", train), ("held out", held_out))
+        )
         group = int(words[-1]) if self.separate else 0
         chosen = [rows.group == group if self.separate else rows.group >= 0 for rows in (train, held_out)]
         train, held_out = (r.select(c.nonzero().flatten()) for r, c in zip((train, held_out), chosen, strict=True))
@@ -507,3 +519,17 @@ class DenoisingForest(TreeModel):
             category[:, self.codec.label_slot] = group
         device = self.mean.device
         return self.codec.decode(values.to(device), category.to(device), rows.to(device))
+
+
+def in_proportion(rows: Rows, seed: int, repeats: int = 1) -> Rows:
+    """Rows repeated in proportion to their weights, by systematic resampling: ``n repeats`` of them, each as often as
+    its weight asks for, rounded up or down at random. Rows without weights stay as they are.
+    """
+    weight = rows.cells.weight
+    if weight is None:
+        return rows
+    count = repeats * len(rows)
+    start = torch.rand(1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    place = (torch.arange(count, dtype=torch.float64) + start) * (weight.sum() / count)
+    chosen = rows.select(torch.searchsorted(weight.cumsum(0), place, right=True).clamp_max(len(rows) - 1))
+    return replace(chosen, cells=replace(chosen.cells, weight=None))
