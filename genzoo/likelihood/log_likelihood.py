@@ -218,9 +218,7 @@ class LogLikelihood:
 
     def rows_text(self) -> str:
         """What the mean is over: ``mean of 200 rows``, and with weights what these are worth."""
-        if self.weights is None:
-            return f"mean of {len(self)} rows"
-        return f"weighted mean of {len(self)} rows, worth {self.num_effective:.0f} of equal weight"
+        return mean_text(len(self), None if self.weights is None else self.num_effective)
 
     @property
     def num_neg_inf(self) -> int:
@@ -229,14 +227,7 @@ class LogLikelihood:
 
     def label(self) -> str:
         """The number, its error and its kind in one cell: ``2.310 ± 0.020 (bound)``."""
-        word = kind_word(self.kind, self.bias)
-        if self.num_neg_inf:
-            return f"-inf, {self.num_neg_inf} of {len(self)} rows ({word})"
-        mean, se = self.mean(), self.se_total()
-        if not math.isfinite(se):
-            return f"{mean:.3f} ({word})"
-        digits = decimals_for(se)
-        return f"{mean:.{digits}f} ± {se:.{digits}f} ({word})"
+        return mean_label(self.mean(), self.se_total(), self.kind, self.bias, self.num_neg_inf, len(self))
 
     # ---------------------------------------------------------------------------------------------- rows and spaces
 
@@ -423,6 +414,24 @@ class Difference:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+def mean_label(mean: float, se: float, kind: LikelihoodKind, bias: Bias, num_neg_inf: int, num_rows: int) -> str:
+    """See :meth:`LogLikelihood.label`."""
+    word = kind_word(kind, bias)
+    if num_neg_inf:
+        return f"-inf, {num_neg_inf} of {num_rows} rows ({word})"
+    if not math.isfinite(se):
+        return f"{mean:.3f} ({word})"
+    digits = decimals_for(se)
+    return f"{mean:.{digits}f} ± {se:.{digits}f} ({word})"
+
+
+def mean_text(num_rows: int, num_effective: float | None) -> str:
+    """See :meth:`LogLikelihood.rows_text`."""
+    if num_effective is None:
+        return f"mean of {num_rows} rows"
+    return f"weighted mean of {num_rows} rows, worth {num_effective:.0f} of equal weight"
 
 
 def quadrature(first: Floats | None, second: Floats | None) -> Floats | None:
