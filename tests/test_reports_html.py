@@ -22,7 +22,7 @@ from genzoo.reports.comparison import Comparison, ModelResult
 from genzoo.reports.plots import Dot, difference_plot
 from genzoo.tables.schema import Column, Schema
 
-VOID = {"meta", "link", "br", "wbr"}
+VOID = {"meta", "link", "br", "wbr", "input"}
 
 
 class Page(HTMLParser):
