@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from genzoo import __version__
 from genzoo.commands.models import details
+from genzoo.models.capabilities import Capabilities
 from genzoo.models.catalogue import CATALOGUE
 
 project = "GenZoo"
@@ -42,10 +44,44 @@ def catalogue() -> str:
     return "\n".join(lines)
 
 
+NEEDS: tuple[tuple[str, Callable[[Capabilities], bool]], ...] = (
+    ("an exact likelihood on rows of any kind", lambda c: {c.likelihood, c.quantized, c.categorical} == {"exact"}),
+    ("an exact likelihood of numbers with a density", lambda c: c.likelihood == "exact"),
+    ("holes scored exactly", lambda c: c.missing == "exact"),
+    ("a density that does not look at the pattern of holes", lambda c: c.missing != "no" and not c.uses_mask),
+    ("missing cells filled in", lambda c: c.imputes),
+    ("some columns given (context)", lambda c: c.context),
+    ("what each cell contributes to a row's number", lambda c: c.by_column),
+    ("row weights (survey, importance)", lambda c: c.weights),
+    ("text, bits or pictures as blocks", lambda c: c.sequences),
+    ("codes that hide a sensitive group", lambda c: "sensitive" in c.roles),
+    ("effects of a treatment", lambda c: "treatment" in c.roles),
+)
+
+
+def choice() -> str:
+    """What is needed and which models have it; then what each model is. Models for one purpose stand only there."""
+    lines = ["| you need | models |", "|---|---|"]
+    for need, has in NEEDS:
+        special = "roles" in has.__code__.co_names
+        able = [key for key, e in CATALOGUE.items() if has(e.capabilities) and (special or not e.capabilities.roles)]
+        names = ", ".join(f"[`{key}`](#{key.replace('_', '-')})" for key in able)
+        lines.append(f"| {need} | {names} |")
+    kinds = {"exact": "exact", "lower_bound": "bound", "estimate": "estimate", "no": "no"}
+    lines += ["", "| model | family | densities | counts | categories | holes |", "|---|---|---|---|---|---|"]
+    for key, entry in CATALOGUE.items():
+        c = entry.capabilities
+        cells = [kinds.get(kind, kind) for kind in (c.likelihood, c.quantized, c.categorical, c.missing)]
+        lines.append(f"| [`{key}`](#{key.replace('_', '-')}) | {entry.group} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def fill_catalogue(app: Any, docname: str, source: list[str]) -> None:
-    """Puts the catalogue where ``models.md`` asks for it."""
+    """Puts the catalogue where ``models.md`` and ``choose.md`` ask for it."""
     if docname == "models":
         source[0] = source[0].replace("CATALOGUE-GOES-HERE", catalogue())
+    if docname == "choose":
+        source[0] = source[0].replace("CHOICE-GOES-HERE", choice())
 
 
 def setup(app: Any) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -13,9 +16,12 @@ import pytest
 from commands_runs import QUIET, say
 
 import genzoo
+from genzoo.models.catalogue import CATALOGUE
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "howto").glob("*.md"))]
+HOWTO = sorted((ROOT / "docs" / "howto").glob("*.md"))
+SLOW = {"fair_representation", "treatment_effects"}  # some training is needed before there is anything to see
 
 IMPORTS = """
 import math
@@ -84,3 +90,61 @@ def test_the_example_model_of_the_pages_trains_scores_and_is_opened_again(
     # entropy of two normals with sd 2 and 3; 200 rows and a fit leave about 0.1
     assert scored.mean() == pytest.approx(-np.log(2 * 3 * 2 * np.pi * np.e), abs=0.25)
     assert scored.kind == "exact"
+
+
+def python_blocks(page: Path) -> list[str]:
+    """Blocks of Python on a page, in order."""
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S)
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, id=p.stem, marks=pytest.mark.slow if p.stem in SLOW else ()) for p in HOWTO]
+)
+def test_every_block_of_a_how_to_page_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = python_blocks(page)
+    assert blocks
+    names: dict[str, object] = {"__name__": page.stem}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"{page.name}, block {number + 1}", "exec"), names)
+    assert capsys.readouterr().out.strip()  # a page shows something
+
+
+def test_every_how_to_page_is_found_from_the_first_one() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    for page in HOWTO:
+        assert f"howto/{page.stem}\n" in index
+        assert page.read_text(encoding="utf-8").splitlines()[2].startswith("After this page")
+
+
+def configuration() -> ModuleType:
+    """``docs/conf.py`` as a module."""
+    spec = spec_from_file_location("genzoo_docs_conf", ROOT / "docs" / "conf.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_to_choose_by_is_that_of_the_catalogue() -> None:
+    page = configuration().choice()
+    needs = {line.split(" | ")[0].strip("| "): line for line in page.splitlines()}
+    for key, entry in CATALOGUE.items():
+        assert f"[`{key}`](#{key.replace('_', '-')})" in page
+        for need, has in (
+            ("row weights (survey, importance)", entry.capabilities.weights),
+            ("missing cells filled in", entry.capabilities.imputes and not entry.capabilities.roles),
+            ("codes that hide a sensitive group", key == "fair_flow"),
+            ("effects of a treatment", key == "interventional_flow"),
+        ):
+            assert (f"[`{key}`]" in needs[need]) == has, (key, need)
+
+
+def test_the_figure_of_kinds_is_what_its_script_draws() -> None:
+    said = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "kinds_figure.py")], capture_output=True, text=True, check=True
+    )
+    assert said.stdout == (ROOT / "docs" / "images" / "kinds.svg").read_text(encoding="utf-8")

@@ -22,7 +22,7 @@ from genzoo.reports.comparison import Comparison, ModelResult
 from genzoo.reports.plots import Dot, difference_plot
 from genzoo.tables.schema import Column, Schema
 
-VOID = {"meta", "link", "br", "wbr"}
+VOID = {"meta", "link", "br", "wbr", "input"}
 
 
 class Page(HTMLParser):
@@ -323,3 +323,56 @@ def test_a_phone_never_scrolls_the_page_sideways(page: str, tmp_path: Path) -> N
     assert found is not None
     assert int(found.group(2)) >= 340
     assert int(found.group(1)) <= int(found.group(2))
+
+
+def test_filter_controls_are_there_for_a_longer_table_only(page: str) -> None:
+    form = re.search(r"<form.*?</form>", page, re.S)
+    assert form is not None
+    assert 'role="search"' in form.group()
+    assert '<output aria-live="polite">' in form.group()
+    assert " hidden>" in form.group()  # a script shows it; without scripts it would do nothing
+    kinds = re.findall(r'name="kind" value="(.*?)" checked', form.group())
+    assert kinds == ["oracle", "exact", "unbiased", "bound", "upper bound", "failed"]
+    assert set(re.findall(r'data-row data-name=".*?" data-kind="(.*?)"', page)) == set(kinds)
+    one = replace(comparison(), results=comparison().results[:2])
+    assert "<form" not in one.html()
+
+
+def filtered(page: str, place: Path, steps: str) -> tuple[list[str], str, str]:
+    """Names that stand in the main table after some steps, what is announced, and the table."""
+    script = (
+        "<script>var f = document.querySelector('form[data-filter]');"
+        "function type(t) { var i = f.elements.namedItem('words'); i.focus(); i.value = t;"
+        "i.dispatchEvent(new Event('input', { bubbles: true })); }"
+        "function click(kind) { f.querySelector('input[value=\"' + kind + '\"]').click(); }"
+        f"{steps}</script></body>"
+    )
+    place.mkdir()
+    (place / "filtered.html").write_text(page.replace("</body>", script), encoding="utf-8")
+    found = dom(place / "filtered.html", place / "profile")
+    said = re.search(r'<output aria-live="polite">(.*?)</output>', found)
+    assert said is not None
+    table = found.split("<table data-sortable", 1)[1].split("</table>", 1)[0]
+    lines = [line for line in re.findall(r"<tr (.*?)>", table) if "hidden" not in line]
+    return [n for line in lines for n in re.findall(r'data-name="(.*?)"', line)], said.group(1), table
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_words_and_kinds_filter_the_tables_in_a_browser(page: str, tmp_path: Path) -> None:
+    names, said, table = filtered(page, tmp_path / "a", "type('Flow maf'); click('bound'); click('failed');")
+    assert names == ["spline_flow"]
+    assert said == "1 of 10 rows"
+    assert len(re.findall(r'<tr class="group" hidden="">', table)) == 3  # headings without rows go too
+    # sorting moves hidden rows along, and Show all brings every row back
+    steps = "type('flow'); document.querySelector('thead button').click(); f.querySelector('button').click();"
+    names, said, _ = filtered(page, tmp_path / "b", steps)
+    assert len(names) == 10
+    assert said == ""
+    assert filtered(page, tmp_path / "c", "type('nothing of that name');")[:2] == ([], "no row matches")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_the_page_runs_without_an_error_in_the_console(page: str, tmp_path: Path) -> None:
+    catch = "<script>var n = 0; onerror = function () { document.title = 'errors ' + ++n; };</script></head>"
+    (tmp_path / "page.html").write_text(page.replace("</head>", catch), encoding="utf-8")
+    assert "<title>errors" not in dom(tmp_path / "page.html", tmp_path / "profile")

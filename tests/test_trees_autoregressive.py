@@ -187,3 +187,9 @@ def test_several_orders_sum_to_one_and_draw_what_they_score() -> None:
     filled = pd.concat(model.impute(holes, draws=8, seed=0))["a"].value_counts(normalize=True)
     column = probability[states["b"] == "u"]
     np.testing.assert_allclose(filled[list("pqr")], column / column.sum(), atol=0.05)
+
+
+def test_a_table_of_one_column_has_its_smooth_marginal() -> None:
+    frame = pd.DataFrame({"x": 10 + 3 * np.random.default_rng(0).exponential(size=500)})
+    means = [genzoo.fit(frame, model=key).log_prob(frame).mean() for key in ("forest_autoregressive", "independent")]
+    assert means[0] == pytest.approx(means[1], abs=0.02)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -116,6 +117,7 @@ class Cells:
         context: ``(batch, num_context)`` float32 dense context features, holes flagged; zero columns without context.
         log_volume: ``(batch, num_scored_columns)`` float64, see :class:`Encoded`.
         outside: ``(batch,)`` bool.
+        weight: ``(batch,)`` float64, how much each row counts; ``None`` where all count the same.
     """
 
     rows: Tensor
@@ -128,14 +130,20 @@ class Cells:
     context: Tensor
     log_volume: Tensor
     outside: Tensor
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> Cells:
+        """The same change made to every tensor."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Cells(**{name: None if t is None else change(t) for name, t in tensors.items()})  # type: ignore[arg-type]
+
     def select(self, index: Tensor | slice) -> Cells:
         """The rows at ``index``."""
-        return Cells(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+        return self.each(lambda t: t[index])
 
     def repeat(self, draws: int) -> Cells:
         """Every row ``draws`` times, neighbours: for several draws of noise a row."""
-        return Cells(**{field.name: getattr(self, field.name).repeat_interleave(draws, 0) for field in fields(self)})
+        return self.each(lambda t: t.repeat_interleave(draws, 0))

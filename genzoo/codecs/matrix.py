@@ -65,7 +65,7 @@ class Rows:
 
     def to(self, device: torch.device | str) -> Rows:
         """The rows on another device."""
-        cells = Cells(**{name: value.to(device) for name, value in vars(self.cells).items()})
+        cells = self.cells.each(lambda t: t.to(device))
         return Rows(cells, self.values.to(device), self.filler.to(device), self.group.to(device))
 
     def in_group(self, group: int | Tensor) -> Rows:

@@ -259,6 +259,7 @@ class VectorCodec(Codec):
             context=self.context_features(batch),
             log_volume=log_volume,
             outside=beyond.any(1),
+            weight=batch.weights,
         )
 
     def context_features(self, batch: TableBatch) -> Tensor:

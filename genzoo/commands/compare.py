@@ -129,13 +129,13 @@ def compare_table(
     """
     from genzoo.commands.jobs import prepare_jobs, run_jobs
     from genzoo.commands.sources import facts_of, make_source, source_of
-    from genzoo.evaluation.likelihood import oracle_result
+    from genzoo.evaluation.likelihood import oracle_result, shown_rows
     from genzoo.models.training import run_folder
     from genzoo.reports.combining import combine
     from genzoo.reports.comparison import Comparison
 
     roles = {role: getattr(given, role) for role in ("context", "ignore", "treatment", "outcome", "sensitive")}
-    places = {"schema": given.schema, "time": given.time, "group": given.group}
+    places = {"schema": given.schema, "time": given.time, "group": given.group, "weight": given.weight}
     if given.ordered:
         places["split"] = "ordered"
     source = source_of(file, given.seed, **roles, **places)
@@ -162,7 +162,7 @@ def compare_table(
     if oracle is not None and scored:
         results.append(oracle_result(oracle, scored[0].likelihood))
     facts = facts_of(datamodule) | {"seed": given.seed, "command": shlex.join(["genzoo", "compare", *arguments])}
-    frame = datamodule.frame("test")
+    frame = shown_rows(datamodule.frame("test"), test, given.seed)
     if given.seeds > 1:
         facts["seeds"] = f"{given.seeds} training seeds; their spread is an error common to all rows"
     if given.folds > 1:
@@ -170,7 +170,12 @@ def compare_table(
 
         facts |= {"splits": {"tested in turn": sum(facts["splits"].values())}, "split": f"{given.folds} folds"}
         facts.pop("shared_rows")
-        frame = nw.concat([datamodule.frame(split) for split in ("train", "val", "test")])
+        frame = nw.concat(
+            [
+                shown_rows(datamodule.frame(split), datamodule.data(split), given.seed)
+                for split in ("train", "val", "test")
+            ]
+        )
     comparison = Comparison(
         results=results, schema=datamodule.schema, data_frame=frame, facts=facts, ordered=datamodule.ordered
     )
@@ -204,6 +209,7 @@ def parser() -> Parser:
     options.add_argument("--ignore", type=words, metavar="A,B", help="columns to leave out")
     for role in ("treatment", "outcome", "sensitive"):
         options.add_argument(f"--{role}", type=words, metavar="A", help=f"{role} column, for models that need one")
+    options.add_argument("--weight", metavar="A", help="column that says how much each row counts (numbers above 0)")
     options.add_argument("--time", metavar="A", help="column of times: the latest rows test")
     options.add_argument("--group", metavar="A", help="column of groups: rows of one group stay together")
     options.add_argument("--ordered", action="store_true", help="the last rows of the file test")

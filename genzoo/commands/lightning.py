@@ -271,7 +271,7 @@ def rows_text(datamodule: Any) -> str:
 
 def likelihood_text(likelihood: Any) -> str:
     """``2.310 ± 0.020 (bound) nats per row, mean of 100 rows``."""
-    return f"{likelihood.label()} nats per row, mean of {len(likelihood.values)} rows"
+    return f"{likelihood.label()} nats per row, {likelihood.rows_text()}"
 
 
 def label_of(kind: str) -> str:

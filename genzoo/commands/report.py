@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> int:
     target = require_report(given.output, given.overwrite)
 
     from genzoo.commands.sources import facts_of
-    from genzoo.evaluation.likelihood import oracle_result
+    from genzoo.evaluation.likelihood import oracle_result, shown_rows
     from genzoo.models.checkpoint import load, versions
     from genzoo.models.training import quiet
     from genzoo.reports.comparison import Comparison
@@ -41,12 +41,15 @@ def run(arguments: list[str]) -> int:
         schema = next(iter(models.values())).schema
         frame = read_frame(given.on, schema=schema)
         results = [_evaluated(name, model, given, rows=_encoded(frame, model)) for name, model in models.items()]
+        if schema.weight is not None:
+            frame = shown_rows(frame, _encoded(frame, next(iter(models.values()))), given.seed)
         facts, ordered = {"table": source_name(given.on), "versions": versions()}, False
     else:
         sources = Sources()
         results = [_evaluated(name, model, given, source=sources.of(name, model)) for name, model in models.items()]
         datamodule = sources.first
-        schema, frame, ordered = datamodule.schema, datamodule.frame("test"), datamodule.ordered
+        schema, ordered = datamodule.schema, datamodule.ordered
+        frame = shown_rows(datamodule.frame("test"), datamodule.data("test"), given.seed)
         facts = facts_of(datamodule) | {"warnings": sources.warnings}
         if datamodule.log_scale:
             facts["original units"] = "; ".join(

@@ -14,6 +14,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace YAML if it exists")
     parser.add_argument("--context", type=words, default=[], metavar="A,B", help="columns to condition on")
     parser.add_argument("--ignore", type=words, default=[], metavar="A,B", help="columns to leave out")
+    parser.add_argument("--weight", metavar="A", help="column that says how much each row counts")
     given = parser.parse(arguments)
     target = require_writable(given.output, given.overwrite) if given.output else None
 
@@ -22,7 +23,7 @@ def run(arguments: list[str]) -> int:
     from genzoo.tables.infer import infer_schema
     from genzoo.tables.show import save_schema, schema_table
 
-    roles = {"context": given.context, "ignore": given.ignore}
+    roles = {"context": given.context, "ignore": given.ignore, "weight": [given.weight] if given.weight else []}
     schema = infer_schema(given.file, roles=roles, refused="ignore")
     Console().print(schema_table(schema))
     refused = [column for column in schema.columns if column.note.startswith("refused: ")]

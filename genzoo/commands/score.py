@@ -14,6 +14,7 @@ from genzoo.errors import CapabilityError
 
 if TYPE_CHECKING:
     from genzoo.likelihood.log_likelihood import LogLikelihood
+    from genzoo.likelihood.running import RunningMean
     from genzoo.tables.schema import Schema
 
 MOST_EXPLAINED = 200_000
@@ -46,6 +47,7 @@ def run(arguments: list[str]) -> int:
 
         return score_cells(given, target)
 
+    from genzoo.likelihood.running import RunningMean
     from genzoo.reports.combining import join_rows
     from genzoo.tables.stream import TableWriter
 
@@ -61,18 +63,20 @@ def run(arguments: list[str]) -> int:
         print(line)
     options = (given.run, given.file, given.seed, given.draws, bool(given.by))
     tasks = ((*options, *ends) for ends in reader.ranges())
-    parts = []
+    scored, parts = RunningMean(), []
+    explained = given.by is not None and reader.num_rows <= MOST_EXPLAINED
     with TableWriter(target, given.overwrite) if target is not None else nullcontext() as writer:
         for part, kinds in in_order(score_range, tasks, given.dask):
             if writer is not None:
                 writer.write(as_table(part, kinds, by_column=bool(given.by)))
-            parts.append(part if reader.num_rows <= MOST_EXPLAINED else replace(part, by_column=None))
-    scored = join_rows(parts)
-    print(f"{scored.label()} nats per row, mean of {len(scored.values)} rows; {scored.method}")
+            scored.add(part)
+            if explained:
+                parts.append(part)
+    print(f"{scored.label()} nats per row, {scored.rows_text()}; {scored.method}")
     for line in remarks(scored):
         print(line)
-    if given.by:
-        for line in unusual(scored):
+    if explained:
+        for line in unusual(join_rows(parts)):
             print(line)
     if target is None:
         print("each row's number: -o FILE")
@@ -145,12 +149,10 @@ def unusual(scored: LogLikelihood, most: int = 3) -> list[str]:
     return ["least likely rows:", *(f"  {line}" for line in lines)]
 
 
-def remarks(scored: LogLikelihood) -> list[str]:
+def remarks(scored: RunningMean) -> list[str]:
     """What a reader of the mean should know: impossible rows, unseen categories, values off their grid."""
-    import numpy as np
-
     lines = []
-    impossible = int(np.isneginf(scored.values).sum())
+    impossible = scored.num_neg_inf
     if impossible:
         have = "row has" if impossible == 1 else "rows have"
         lines.append(f"{impossible} {have} log-likelihood -inf (outside declared bounds or a closed vocabulary)")

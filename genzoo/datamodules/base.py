@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from genzoo.datamodules.loader import BatchLoader
 from genzoo.datamodules.splits import rows_in
-from genzoo.errors import DataError
+from genzoo.errors import DataError, SchemaError
 from genzoo.likelihood.noise import seed_of
 from genzoo.tables.schema import Schema
+from genzoo.tables.weights import mean_weight
 
 if TYPE_CHECKING:
     from genzoo.datamodules.streamed import RowGroups
@@ -117,6 +118,11 @@ class TableDataModule(LightningDataModule, ABC):
         self._splits = {split: data.with_schema(schema) for split, data in self._splits.items()}
 
     @property
+    def mean_weight(self) -> float:
+        """Mean weight of the training rows, 1 without weights: a loss is in units of it."""
+        return mean_weight(self.data("train").weights)
+
+    @property
     def log_scale(self) -> float:
         """Nats a row between the rows' units and the source's own; 0 but for a benchmark with units of its own."""
         return 0.0
@@ -200,3 +206,14 @@ class TableDataModule(LightningDataModule, ABC):
             pin_memory=device is not None and device.type == "cuda",
             refresh=self._refresh() if shuffle else None,
         )
+
+
+def require_weights(parts: Mapping[Any, TableData], schema: Schema) -> None:
+    """Refuses a table whose weight column is named and absent.
+
+    Raises:
+        SchemaError: names the column.
+    """
+    column = schema.weight
+    if column is not None and any(data.weights is None for data in parts.values()):
+        raise SchemaError(f"weight column '{column.name}' of the schema is not in the table; add it, or drop its role")

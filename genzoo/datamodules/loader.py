@@ -14,6 +14,8 @@ from genzoo.errors import DataError
 from genzoo.likelihood.noise import seed_of
 from genzoo.tables.batch import TableBatch
 
+WIDE = (np.float64, np.int64, np.int64, np.float64)
+"""Types of a batch: numeric, codes, rows, weights (if there are any)."""
 MAX_DEVICE_SHARE = 0.25
 """Rows are kept on an accelerator if they take at most this share of its free memory."""
 
@@ -27,6 +29,8 @@ class Rows(Protocol):
     def codes(self) -> NDArray[np.int64]: ...
     @property
     def rows(self) -> NDArray[np.int64]: ...
+    @property
+    def weights(self) -> NDArray[np.float64] | None: ...
 
 
 def smallest_exact(values: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -57,15 +61,16 @@ class RowStore:
     copied per batch but the index.
 
     Args:
-        data: Arrays ``numeric`` (rows, num_numeric), ``codes`` (rows, num_categorical), ``rows`` (rows,).
+        data: Arrays ``numeric`` (rows, num_numeric), ``codes`` (rows, num_categorical), ``rows`` (rows,) and, where
+            rows have weights, ``weights`` (rows,).
         device: Where to keep them; ``None`` and ``cpu`` are the host.
         pin_memory: Give host batches in page-locked memory.
     """
 
     def __init__(self, data: Rows, device: torch.device | str | None = None, pin_memory: bool = False) -> None:
-        self.arrays = tuple(
-            np.ascontiguousarray(smallest_exact(np.asarray(a))) for a in (data.numeric, data.codes, data.rows)
-        )
+        weights = getattr(data, "weights", None)
+        held = (data.numeric, data.codes, data.rows, *(() if weights is None else (weights,)))
+        self.arrays = tuple(np.ascontiguousarray(smallest_exact(np.asarray(a))) for a in held)
         self.num_rows = len(self.arrays[2])
         self.pin_memory = pin_memory
         self.tensors: tuple[Tensor, ...] | None = None
@@ -84,16 +89,13 @@ class RowStore:
         """The rows at ``index``, as float64 and int64 tensors that share no memory with the store."""
         if self.tensors is not None:
             where = index if isinstance(index, slice) else torch.from_numpy(index).to(self.device, non_blocking=True)
-            numeric, codes, rows = (t[where] for t in self.tensors)
-            return TableBatch(
-                numeric.to(torch.float64, copy=True), codes.to(torch.int64, copy=True), rows.to(torch.int64, copy=True)
-            )
+            wide = zip(self.tensors, WIDE, strict=False)
+            return TableBatch(*(t[where].to(getattr(torch, kind.__name__), copy=True) for t, kind in wide))
         cut = [a[index] if isinstance(index, slice) else a.take(index, axis=0) for a in self.arrays]
-        kinds = (np.float64, np.int64, np.int64)
         batch = TableBatch(
             *(
                 torch.from_numpy(a.astype(kind, copy=isinstance(index, slice)))
-                for a, kind in zip(cut, kinds, strict=True)
+                for a, kind in zip(cut, WIDE, strict=False)
             )
         )
         return batch.pin_memory() if self.pin_memory else batch

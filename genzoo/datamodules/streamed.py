@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genzoo.datamodules.base import SPLITS, Split, TableDataModule
+from genzoo.datamodules.base import SPLITS, Split, TableDataModule, require_weights
 from genzoo.datamodules.loader import EpochOrder, RowStore
 from genzoo.datamodules.splits import check_fractions, row_keys
 from genzoo.errors import DataError
@@ -141,6 +141,7 @@ class StreamedTable(TableDataModule):
         schema: YAML file or dictionary; ``None`` infers it, in one pass of its own.
         context: Columns to condition on.
         ignore: Columns to leave out.
+        weight: Column of row weights; not modelled.
         val: Share of the rows for validation.
         test: Share of the rows for test.
         buffer_rows: Training rows that are shuffled together.
@@ -161,6 +162,7 @@ class StreamedTable(TableDataModule):
         schema: str | dict[str, Any] | None = None,
         context: Sequence[str] = (),
         ignore: Sequence[str] = (),
+        weight: str | None = None,
         val: float = 0.01,
         test: float = 0.01,
         buffer_rows: int = 1_000_000,
@@ -181,7 +183,11 @@ class StreamedTable(TableDataModule):
         from genzoo.tables.frames import source_name
 
         self.path, self.given_schema, self.name = path, schema, source_name(path)
-        self.roles: dict[Role, list[str]] = {"context": context, "ignore": ignore}
+        self.roles: dict[Role, list[str]] = {
+            "context": context,
+            "ignore": ignore,
+            "weight": [] if weight is None else [weight],
+        }
         self.val, self.test, self.buffer_rows, self.sample_rows = val, test, buffer_rows, sample_rows
         self.split_seed = seed if split_seed is None else split_seed
         self.num_groups = 0
@@ -220,7 +226,7 @@ class StreamedTable(TableDataModule):
         from genzoo.tables.encode import encode_frame
 
         file = self._open()
-        columns = [column.name for column in schema.columns if column.is_modelled]
+        columns = [column.name for column in schema.columns if column.is_modelled or column.role == "weight"]
         present = [name for name in columns if name in file.schema_arrow.names]
         table = file.read_row_group(group, columns=present, use_threads=False)
         rows = np.arange(self._starts[group], self._starts[group + 1], dtype=np.int64)
@@ -259,6 +265,7 @@ class StreamedTable(TableDataModule):
                 raise DataError(
                     f"'{self.path}' has {self._starts[-1]} rows, and none fell to {split}; use Table for it"
                 )
+        require_weights(splits, whole)
         vocabularies = {
             column.name: [word for code, word in enumerate(column.categories) if code in seen[column.name]]
             or list(column.categories)
@@ -336,4 +343,5 @@ def joined(parts: Sequence[TableData]) -> TableData:
         np.concatenate([part.rows for part in parts]),
         parts[0].schema,
         {kind: sum(part.counts.get(kind, 0) for part in parts) for kind in ("unseen", "off_grid", "outside")},
+        weights=None if any(part.weights is None for part in parts) else np.concatenate([p.weights for p in parts]),  # type: ignore[misc]
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from genzoo.datamodules.base import SPLITS, Split, TableDataModule
+from genzoo.datamodules.base import SPLITS, Split, TableDataModule, require_weights
 from genzoo.datamodules.splits import Index, check_fractions, column_split, grouped_split, ordered_split, random_split
 from genzoo.errors import DataError, SchemaError
 from genzoo.tables.schema import Role, Schema
@@ -46,6 +46,8 @@ class Table(TableDataModule):
         outcome: Columns with role outcome.
         sensitive: Columns with role sensitive.
         ignore: Columns to leave out.
+        weight: Column that says how much each row counts, numbers above 0 (survey or importance weights): it enters the
+            training loss, validation and the means of every report; not modelled.
         time: Column that orders the rows; not modelled. The latest rows test, those before them validate.
         group: Column whose groups stay together in one split; not modelled.
         split: ``auto`` takes ``ordered`` with a time column, ``grouped`` with a group column, else ``random``.
@@ -84,6 +86,7 @@ class Table(TableDataModule):
         outcome: Sequence[str] = (),
         sensitive: Sequence[str] = (),
         ignore: Sequence[str] = (),
+        weight: str | None = None,
         time: str | None = None,
         group: str | None = None,
         split: SplitRule = "auto",
@@ -124,6 +127,7 @@ class Table(TableDataModule):
             "treatment": treatment,
             "outcome": outcome,
             "sensitive": sensitive,
+            "weight": _names(weight),
             "time": _names(time),
             "group": _names(group),
             "ignore": [*ignore, *_names(split_column)],
@@ -199,6 +203,7 @@ class Table(TableDataModule):
         frames = self._read()
         whole = self._whole_schema(frames)
         encoded = {part: encode_frame(frame, whole) for part, frame in frames.items()}
+        require_weights(encoded, whole)
         index = self._split(frames["train"], whole, [part for part in frames if part != "train"])
         splits: dict[Split, TableData] = {}
         for split in SPLITS:

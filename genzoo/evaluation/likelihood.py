@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,7 +69,14 @@ def evaluate_model(
         frame = model.sample(samples, given=given, seed=seed)
         speed = samples / max(time.monotonic() - started, 1e-9)
     record = model.training_record
-    subject = Subject(model, data, train, frame, datamodule, seed)
+    subject = Subject(model, unweighted(data, seed), None if train is None else unweighted(train, seed), frame)
+    subject = dataclasses.replace(subject, datamodule=datamodule, seed=seed)
+    made = make_sections(subject, sections)
+    if len(subject.test) < len(data):
+        kept = (
+            f"Rows have weights: {len(subject.test)} of {len(data)} held-out rows, kept in proportion, stand for them."
+        )
+        made = tuple(dataclasses.replace(section, note=f"{section.note} {kept}".strip()) for section in made)
     return ModelResult(
         name=name,
         likelihood=likelihood,
@@ -78,7 +86,7 @@ def evaluate_model(
         num_parameters=model.num_parameters,
         train_seconds=record.get("seconds"),
         sample_rows_per_second=speed,
-        sections=make_sections(subject, sections),
+        sections=made,
         settings={
             "seed": seed,
             "class": type(model).__name__,
@@ -86,6 +94,26 @@ def evaluate_model(
             **likelihood.settings,
         },
     )
+
+
+def unweighted(data: TableData, seed: int) -> TableData:
+    """Rows that stand for all of ``data`` without weights; itself where rows have none."""
+    from genzoo.likelihood.noise import seed_of
+    from genzoo.tables.weights import equal_weight_rows
+
+    if data.weights is None:
+        return data
+    return dataclasses.replace(data.select(equal_weight_rows(data.weights, seed_of(seed, "unweighted"))), weights=None)
+
+
+def shown_rows(frame: Any, data: TableData, seed: int = 0) -> Any:
+    """Rows of a frame for pictures beside samples, which have no weights: those of :func:`unweighted`."""
+    from genzoo.likelihood.noise import seed_of
+    from genzoo.tables.weights import equal_weight_rows
+
+    if data.weights is None:
+        return frame
+    return frame[equal_weight_rows(data.weights, seed_of(seed, "unweighted")), :]
 
 
 def _context_rows(model: DensityModel, data: TableData) -> Any:
@@ -126,13 +154,12 @@ def evaluate_models(
         except GenZooError as error:
             results.append(ModelResult(name=name, error=str(error)))
     facts = {"test rows": len(frame)}
-    return Comparison(results=results, schema=first.schema, data_frame=frame, facts=facts)
+    shown = shown_rows(frame, encode_frame(frame, first.schema), seed) if first.schema.weight is not None else frame
+    return Comparison(results=results, schema=first.schema, data_frame=shown, facts=facts)
 
 
 def oracle_result(values: np.ndarray, like: LogLikelihood) -> ModelResult:
     """The true density of a toy as a line of the report: shown, never ranked."""
-    import dataclasses
-
     likelihood = dataclasses.replace(
         like, values=values, kind="exact", bias="none", se=None, discrete=None, continuous=None, by_column=None,
         model="oracle", method="known density", settings={}, uses_mask=False, meta={},

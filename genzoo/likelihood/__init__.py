@@ -38,7 +38,7 @@ _WHERE = {
     "resolutions": "discretised",
     "DuplicateEffect": "summaries",
     "with_and_without": "summaries",
-    "winsorised_mean": "summaries",
+    "winsorised_mean": "averages",
     "effective_sample_size": "estimators",
     "importance_weighted": "estimators",
     "log_mean_exp": "estimators",

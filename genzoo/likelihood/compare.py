@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 
 from genzoo.errors import ComparisonError
+from genzoo.likelihood.averages import noise_of_mean, quantile, same_weights, weighted_mean, winsorised_mean
 from genzoo.likelihood.bootstrap import Interval, bca_interval, block_interval, holm, t_interval
 from genzoo.likelihood.kinds import Bias, LikelihoodKind
 from genzoo.likelihood.log_likelihood import LogLikelihood
-from genzoo.likelihood.summaries import quantile, winsorised_mean
 
 Method = Literal["auto", "t", "bca", "block"]
 METHODS = ("auto", "t", "bca", "block")
@@ -29,8 +29,8 @@ FEWEST_TO_RESAMPLE = 8
 def require_comparable(first: LogLikelihood, second: LogLikelihood) -> None:
     """Refuses two likelihoods that answer different questions.
 
-    They must agree in rows, table, base measure of the schema, scored columns, context columns, estimand and space
-    (and, in discretised space, in the resolution). An empty fingerprint is not known, and not held
+    They must agree in rows and their weights, table, base measure of the schema, scored columns, context columns,
+    estimand and space (and, in discretised space, in the resolution). An empty fingerprint is not known, and not held
     against the other.
 
     Raises:
@@ -60,6 +60,11 @@ def require_comparable(first: LogLikelihood, second: LogLikelihood) -> None:
         found.append((f"context columns ({_only(*context)})", "condition both models on the same columns"))
     differ("estimand", first.estimand, second.estimand, "ask both models for the same estimand")
     differ("space", first.space, second.space, "ask both models for likelihoods in the same space")
+    if not found and not same_weights(first.weights, second.aligned(first.rows).weights):
+        kinds = ["without weights" if one.weights is None else "weighted" for one in (first, second)]
+        kinds = kinds if kinds[0] != kinds[1] else ["one set of weights", "another"]
+        remedy = "train both with one schema, weight column included"
+        found.append((f"row weights ({kinds[0]} against {kinds[1]})", remedy))
     if first.space == second.space == "discretised":
         ours, theirs_ = (one.settings.get("resolutions") for one in (first, second))
         if ours != theirs_:
@@ -190,7 +195,7 @@ def paired(
     The spread of the differences holds the spread of rows and the Monte Carlo noise of both models (also where they
     share draws); common errors are added in quadrature. ``auto`` takes Student t above 1000 rows and an expanded BCa
     bootstrap below (heavy tails; Student t again below eight rows), and the circular block bootstrap for ordered rows,
-    where neighbours are alike and the others would be too sure.
+    where neighbours are alike and the others would be too sure. Where rows have weights, all means are weighted.
 
     Args:
         first: One model's likelihoods.
@@ -216,8 +221,13 @@ def paired(
     difference = first - second
     d = difference.values
     both, one, other = np.isnan(d), np.isneginf(d), np.isposinf(d)
-    finite = d[np.isfinite(d)]
-    interval = _interval(finite, level, method, ordered, difference.se_common, num_resamples, seed, block_length)
+    seen = np.isfinite(d)
+    finite = d[seen]
+    weights = difference.weights
+    of_finite = None if weights is None else weights[seen]
+    interval = _interval(
+        finite, level, method, ordered, difference.se_common, num_resamples, seed, block_length, of_finite
+    )
     mean, low, high, p_value = interval.mean, interval.low, interval.high, interval.p_value
     if one.any() and other.any():
         mean, low, high, p_value = math.nan, -math.inf, math.inf, 1.0
@@ -228,8 +238,10 @@ def paired(
     se_mc = 0.0 if first.kind == second.kind == "exact" else math.nan
     known = [model.se is not None or model.kind == "exact" for model in (first, second)]
     if difference.se is not None and all(known) and len(finite):
-        se_mc = math.sqrt(float(np.mean(difference.se[np.isfinite(d)] ** 2)) / len(finite))
+        se_mc = noise_of_mean(difference.se[seen], of_finite)
     scored = d[~both]
+    of_scored = None if weights is None else weights[~both]
+    better = (scored > 0) + 0.5 * (scored == 0)
     return Paired(
         first=names[0] if names else difference.first,
         second=names[1] if names else difference.second,
@@ -251,9 +263,10 @@ def paired(
         mean_finite=interval.mean,
         low_finite=interval.low,
         high_finite=interval.high,
-        winsorised=winsorised_mean(finite),
-        median=(quantile(scored, 0.5) - quantile(-scored, 0.5)) / 2,  # the same from either side
-        share_better=float(np.mean((scored > 0) + 0.5 * (scored == 0))) if len(scored) else 0.5,
+        winsorised=winsorised_mean(finite, weights=of_finite),
+        # the same from either side
+        median=(quantile(scored, 0.5, of_scored) - quantile(-scored, 0.5, of_scored)) / 2,
+        share_better=weighted_mean(better, of_scored) if len(scored) else 0.5,
         kind=difference.kind,
         bias=difference.bias,
         first_kind=(first.kind, first.bias),
@@ -303,6 +316,7 @@ def _interval(
     num_resamples: int,
     seed: int,
     block_length: int | None,
+    weights: np.ndarray | None = None,
 ) -> Interval:
     chosen = method
     if chosen == "auto":
@@ -310,14 +324,14 @@ def _interval(
         chosen = "block" if ordered else "bca" if few else "t"
     if len(d) < 3:  # nothing to resample; two rows have an interval, one row has none
         if len(d) == 2:
-            return t_interval(d, level, se_common)
+            return t_interval(d, level, se_common, weights)
         mean = float(d[0]) if len(d) else math.nan
         return Interval(mean, math.nan, -math.inf, math.inf, 1.0, "t")
     if chosen == "t":
-        return t_interval(d, level, se_common)
+        return t_interval(d, level, se_common, weights)
     if chosen == "bca":
-        return bca_interval(d, level, se_common, num_resamples, seed, expand=True)
-    return block_interval(d, level, se_common, num_resamples, seed, block_length)
+        return bca_interval(d, level, se_common, num_resamples, seed, expand=True, weights=weights)
+    return block_interval(d, level, se_common, num_resamples, seed, block_length, weights)
 
 
 def _only(mine: list[str], theirs: list[str]) -> str:

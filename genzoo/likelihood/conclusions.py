@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from genzoo.likelihood.averages import weighted_mean
 from genzoo.likelihood.compare import Paired, _named, paired
 from genzoo.likelihood.kinds import is_ceiling, is_rankable, kind_word
 from genzoo.likelihood.log_likelihood import LogLikelihood, decimals_for
@@ -133,7 +134,8 @@ def ranking(
         values[name] = one.aligned(reference.rows).values
     judged = [values[name] for name in named if name not in apart] or list(values.values())
     kept = ~np.logical_and.reduce([np.isneginf(v) for v in judged])
-    mean = {name: float(v[kept].mean()) if kept.any() else math.nan for name, v in values.items()}
+    weights = None if reference.weights is None else reference.weights[kept]
+    mean = {name: weighted_mean(v[kept], weights) for name, v in values.items()}
     ranked = sorted((name for name in named if name not in apart), key=lambda name: -mean[name])
     return Ranking(tuple(ranked), apart, mean, int(kept.sum()))
 

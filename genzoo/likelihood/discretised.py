@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genzoo.errors import DataError
+from genzoo.likelihood.averages import error_of_mean, weighted_mean
 from genzoo.likelihood.kinds import add_kinds
 from genzoo.likelihood.log_likelihood import LogLikelihood
 from genzoo.tables.grid import find_grid
@@ -189,8 +190,9 @@ def discretised(
     )
     scored = np.isfinite(centre.values)
     index = centre.values[scored] + boxes.log_volume[scored] - value[scored]
-    spike = float(index.mean()) if len(index) else math.nan
-    spread = float(index.std(ddof=1)) / math.sqrt(len(index)) if len(index) > 1 and math.isfinite(spike) else math.nan
+    weights = None if centre.weights is None else centre.weights[scored]
+    spike = weighted_mean(index, weights)
+    spread = error_of_mean(index, weights) if len(index) > 1 and math.isfinite(spike) else math.nan
     return DiscretisedResult(likelihood, spike, widths, spread)
 
 

@@ -13,6 +13,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genzoo.errors import ComparisonError
+from genzoo.likelihood.averages import (
+    effective_rows,
+    error_of_mean,
+    noise_of_mean,
+    quantile,
+    same_weights,
+    weighted_mean,
+    winsorised_mean,
+)
 from genzoo.likelihood.kinds import Bias, LikelihoodKind, add_kinds, check_kind, default_bias, kind_word, negate_kind
 
 Floats = NDArray[np.float64]
@@ -50,11 +59,12 @@ class LogLikelihood:
         model: Name of the model.
         counts: Rows or cells worth knowing of: ``unseen``, ``off_grid``, ``outside``.
         by_column: ``(n, num_scored)`` contribution of each cell, or ``None``.
+        weights: ``(n,)`` how much each row counts in means, above 0; ``None``: all the same.
         meta: Plain values beside the number: seconds, num_parameters.
 
     Raises:
-        ValueError: shapes do not agree, a value is NaN or ``+inf``, kind and bias contradict each other, an exact
-            number has a Monte Carlo error, or the parts do not add up.
+        ValueError: shapes do not agree, a value is NaN or ``+inf``, a weight is not above 0, kind and bias contradict
+            each other, an exact number has a Monte Carlo error, or the parts do not add up.
     """
 
     values: Floats
@@ -77,6 +87,7 @@ class LogLikelihood:
     model: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     by_column: Floats | None = None
+    weights: Floats | None = None
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -91,14 +102,16 @@ class LogLikelihood:
         if rows.ndim != 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):
             raise ValueError(f"rows must be one list of whole numbers, got {rows.dtype} of shape {rows.shape}")
         put("rows", _frozen(rows.astype(np.int64)))
-        for name in ("se", "discrete", "continuous", "by_column"):
+        for name in ("se", "discrete", "continuous", "by_column", "weights"):
             if getattr(self, name) is not None:
                 put(name, _array(getattr(self, name), name))
         self._check()
 
     def _check(self) -> None:
         num = len(self.rows)
-        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("values", "se", "discrete", "continuous"), (num,))
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(
+            ("values", "se", "discrete", "continuous", "weights"), (num,)
+        )
         shapes["by_column"] = (num, len(self.columns))
         for name, shape in shapes.items():
             array = getattr(self, name)
@@ -107,6 +120,8 @@ class LogLikelihood:
         for name, array in (("values", self.values), ("discrete", self.discrete), ("continuous", self.continuous)):
             if array is not None:
                 _refuse_not_a_likelihood(name, array, self.rows, self.values)
+        if self.weights is not None and not (np.isfinite(self.weights) & (self.weights > 0)).all():
+            raise ValueError("a row's weight must be finite and above 0; leave rows out that shall not count")
         if self.se is not None and not (np.isfinite(self.se) & (self.se >= 0)).all():
             raise ValueError("a standard error must be finite and not negative; give 0 where the likelihood is -inf")
         if not (math.isfinite(self.se_common) and self.se_common >= 0):
@@ -136,18 +151,20 @@ class LogLikelihood:
     # ---------------------------------------------------------------------------------------------- summaries
 
     def mean(self) -> float:
-        """Mean over rows in nats; ``-inf`` if a row is, NaN without rows."""
-        return float(self.values.mean()) if len(self) else math.nan
+        """Mean over rows in nats, weighted where rows have weights; ``-inf`` if a row is, NaN without rows."""
+        return weighted_mean(self.values, self.weights)
 
     def se_mean(self) -> float:
         """Standard error of :meth:`mean` from rows and their Monte Carlo noise; ``se_common`` is apart.
 
         ``s / sqrt(n)``: the sample variance ``s^2`` of the values already holds the noise of the draws, which are
-        independent between rows. NaN for fewer than two rows, or a row at ``-inf``.
+        independent between rows. With weights, the linearised error of the ratio of sums,
+        ``sqrt(n / (n - 1) sum w^2 (l - mean)^2) / sum w``, which is the same where weights are equal. NaN for fewer
+        than two rows, or a row at ``-inf``.
         """
         if len(self) < 2 or not np.isfinite(self.values).all():
             return math.nan
-        return float(self.values.std(ddof=1)) / math.sqrt(len(self))
+        return error_of_mean(self.values, self.weights)
 
     def se_total(self) -> float:
         """Standard error of :meth:`mean` from all sources: ``sqrt(s^2 / n + se_common^2)``."""
@@ -159,18 +176,20 @@ class LogLikelihood:
         ``se_rows`` includes the draws' noise, of which ``se_mc`` is the part that more draws would remove
         (``sqrt(mean(se^2) / n)``) and ``noise_share`` its share of the variance; ``se_common`` is apart; ``se`` is all
         together. ``winsorised`` is the mean after the 0.1 % lowest and highest rows were set to the next one: a
-        secondary number, with the same cut for every model.
+        secondary number, with the same cut for every model. With weights all of these are of the weighted rows, and
+        ``num_effective`` is how many rows of equal weight they are worth.
         """
-        from genzoo.likelihood.summaries import quantile, winsorised_mean
-
         v = self.values
         num = len(self)
         se_rows = self.se_mean()
         se_mc = 0.0 if self.kind == "exact" else math.nan
         if self.se is not None and num:
-            se_mc = math.sqrt(float(np.mean(self.se**2)) / num)
+            se_mc = noise_of_mean(self.se, self.weights)
+        w = self.weights
+        finite = np.isfinite(v)
         return {
             "num_rows": num,
+            "num_effective": self.num_effective,
             "mean": self.mean(),
             "se": self.se_total(),
             "se_rows": se_rows,
@@ -179,18 +198,27 @@ class LogLikelihood:
             "noise_share": (se_mc / se_rows) ** 2 if se_rows > 0 else math.nan,
             "kind": self.kind,
             "bias": self.bias,
-            "discrete": None if self.discrete is None or not num else float(self.discrete.mean()),
-            "continuous": None if self.continuous is None or not num else float(self.continuous.mean()),
-            "winsorised": winsorised_mean(v),
-            "median": quantile(v, 0.5),
-            "q01": quantile(v, 0.01),
-            "q99": quantile(v, 0.99),
+            "discrete": None if self.discrete is None or not num else weighted_mean(self.discrete, w),
+            "continuous": None if self.continuous is None or not num else weighted_mean(self.continuous, w),
+            "winsorised": winsorised_mean(v, weights=w),
+            "median": quantile(v, 0.5, w),
+            "q01": quantile(v, 0.01, w),
+            "q99": quantile(v, 0.99, w),
             "min": float(v.min()) if num else math.nan,
             "num_neg_inf": self.num_neg_inf,
-            "mean_finite": float(v[np.isfinite(v)].mean()) if np.isfinite(v).any() else math.nan,
+            "mean_finite": weighted_mean(v[finite], None if w is None else w[finite]),
             "uses_mask": self.uses_mask,
             **{f"num_{key}": value for key, value in self.counts.items()},
         }
+
+    @property
+    def num_effective(self) -> float:
+        """Rows of equal weight that would give means of the same precision: ``(sum w)^2 / sum w^2``."""
+        return float(len(self)) if self.weights is None else effective_rows(self.weights)
+
+    def rows_text(self) -> str:
+        """What the mean is over: ``mean of 200 rows``, and with weights what these are worth."""
+        return mean_text(len(self), None if self.weights is None else self.num_effective)
 
     @property
     def num_neg_inf(self) -> int:
@@ -199,14 +227,7 @@ class LogLikelihood:
 
     def label(self) -> str:
         """The number, its error and its kind in one cell: ``2.310 ± 0.020 (bound)``."""
-        word = kind_word(self.kind, self.bias)
-        if self.num_neg_inf:
-            return f"-inf, {self.num_neg_inf} of {len(self)} rows ({word})"
-        mean, se = self.mean(), self.se_total()
-        if not math.isfinite(se):
-            return f"{mean:.3f} ({word})"
-        digits = decimals_for(se)
-        return f"{mean:.{digits}f} ± {se:.{digits}f} ({word})"
+        return mean_label(self.mean(), self.se_total(), self.kind, self.bias, self.num_neg_inf, len(self))
 
     # ---------------------------------------------------------------------------------------------- rows and spaces
 
@@ -215,7 +236,7 @@ class LogLikelihood:
         at = index if isinstance(index, slice) else np.asarray(index, dtype=np.int64 if np.size(index) == 0 else None)
         cut: dict[str, Any] = {
             name: None if getattr(self, name) is None else getattr(self, name)[at]
-            for name in ("values", "rows", "se", "discrete", "continuous", "by_column")
+            for name in ("values", "rows", "se", "discrete", "continuous", "by_column", "weights")
         }
         return replace(self, **cut)
 
@@ -300,6 +321,7 @@ class LogLikelihood:
             model=_joined(self.model, other.model),
             counts={k: self.counts.get(k, 0) + other.counts.get(k, 0) for k in {**self.counts, **other.counts}},
             by_column=by_column,
+            weights=self.weights,
             meta={**self.meta, **other.meta},
         )
 
@@ -320,6 +342,7 @@ class LogLikelihood:
             se_common=math.hypot(self.se_common, other.se_common),
             first=self.model or "first",
             second=other.model or "second",
+            weights=self.weights,
         )
 
     def _partner(self, other: LogLikelihood) -> LogLikelihood:
@@ -327,7 +350,10 @@ class LogLikelihood:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs and (name != "data" or (mine and theirs)):
                 raise ComparisonError(f"the {what} differs: {mine!r} against {theirs!r}; score both alike")
-        return other.aligned(self.rows)
+        other = other.aligned(self.rows)
+        if not same_weights(self.weights, other.weights):
+            raise ComparisonError("the weights of the rows differ; score both with the same weight column, or none")
+        return other
 
     # ---------------------------------------------------------------------------------------------- storage
 
@@ -373,6 +399,7 @@ class Difference:
         se_common: Common standard errors, in quadrature.
         first: Name of the first model.
         second: Name of the second model.
+        weights: ``(n,)`` how much each row counts, or ``None``.
     """
 
     values: Floats
@@ -383,9 +410,28 @@ class Difference:
     se_common: float
     first: str
     second: str
+    weights: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+def mean_label(mean: float, se: float, kind: LikelihoodKind, bias: Bias, num_neg_inf: int, num_rows: int) -> str:
+    """See :meth:`LogLikelihood.label`."""
+    word = kind_word(kind, bias)
+    if num_neg_inf:
+        return f"-inf, {num_neg_inf} of {num_rows} rows ({word})"
+    if not math.isfinite(se):
+        return f"{mean:.3f} ({word})"
+    digits = decimals_for(se)
+    return f"{mean:.{digits}f} ± {se:.{digits}f} ({word})"
+
+
+def mean_text(num_rows: int, num_effective: float | None) -> str:
+    """See :meth:`LogLikelihood.rows_text`."""
+    if num_effective is None:
+        return f"mean of {num_rows} rows"
+    return f"weighted mean of {num_rows} rows, worth {num_effective:.0f} of equal weight"
 
 
 def quadrature(first: Floats | None, second: Floats | None) -> Floats | None:

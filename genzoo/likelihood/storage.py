@@ -16,8 +16,11 @@ from genzoo.errors import DataError
 from genzoo.likelihood.log_likelihood import LogLikelihood
 
 _KEY = b"genzoo.log_likelihood"
-_ARRAYS = ("values", "rows", "se", "discrete", "continuous", "by_column")
-_PER_ROW = {"row": "rows", "log_prob": "values", "se": "se", "discrete": "discrete", "continuous": "continuous"}
+_ARRAYS = ("values", "rows", "se", "discrete", "continuous", "by_column", "weights")
+_PER_ROW = {"row": "rows", "log_prob": "values"} | {
+    **{name: name for name in ("se", "discrete", "continuous")},
+    "weight": "weights",
+}
 
 
 def to_dict(likelihood: LogLikelihood) -> dict[str, Any]:
@@ -51,8 +54,8 @@ def from_dict(plain: Mapping[str, Any]) -> LogLikelihood:
 
 
 def save(likelihood: LogLikelihood, path: str | Path, overwrite: bool = False) -> Path:
-    """Writes a Parquet file with columns ``row``, ``log_prob`` and, where known, ``se``, ``discrete``, ``continuous``
-    and ``log_prob:COLUMN``. Nothing half-written: a temporary file is renamed.
+    """Writes a Parquet file with columns ``row``, ``log_prob`` and, where known, ``se``, ``discrete``, ``continuous``,
+    ``weight`` and ``log_prob:COLUMN``. Nothing half-written: a temporary file is renamed.
 
     Raises:
         DataError: the file exists, or cannot be written.

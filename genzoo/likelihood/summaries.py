@@ -1,4 +1,4 @@
-"""Numbers that describe a column of log-likelihoods, safe for rows at -inf."""
+"""What rows that also stand in the training data do to a mean."""
 
 from __future__ import annotations
 
@@ -6,32 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from genzoo.likelihood.log_likelihood import LogLikelihood
-
-
-def quantile(values: NDArray[np.float64], share: float) -> float:
-    """The smallest value with at least ``share`` of the rows at or below it: a value of the data, -inf included."""
-    if not len(values):
-        return math.nan
-    return float(np.quantile(values, share, method="inverted_cdf"))
-
-
-def winsorised_mean(values: NDArray[np.float64], share: float = 0.001) -> float:
-    """Mean after the ``floor(share n)`` lowest and highest values were set to the next one.
-
-    A secondary number beside the mean: it shows whether a handful of rows decides. Below ``1 / share`` rows it equals
-    the mean. ``-inf`` if more rows than that are.
-    """
-    num = len(values)
-    if not num:
-        return math.nan
-    cut = math.floor(share * num)
-    inner = np.sort(values)
-    if cut:
-        inner[:cut], inner[num - cut :] = inner[cut], inner[num - cut - 1]
-    return float(inner.mean())
 
 
 @dataclass(frozen=True)

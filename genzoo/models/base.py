@@ -19,7 +19,7 @@ from genzoo.likelihood.noise import RowNoise, seed_of
 from genzoo.models.averaging import WeightAverage
 from genzoo.models.capabilities import Capabilities
 from genzoo.models.checkpoint import FORMAT, KEY, read_checkpoint, versions
-from genzoo.models.fit_check import require_capable, require_roles
+from genzoo.models.fit_check import require_capable, require_roles, require_weighable
 from genzoo.models.lightning_parts import Callback, EarlyStopping, LightningModule, __version__
 from genzoo.models.optimisation import Schedule, make_optimizer, make_schedule
 from genzoo.models.record import RecordsArguments, require_plain
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 
 class DensityModel(RecordsArguments, LightningModule, ABC):
-    r"""Base of every model. A method writes :meth:`loss`, :meth:`model_log_prob`, :meth:`model_sample` and, if it can,
-    :meth:`model_impute`, all in the space of its codec; this class does the rest.
+    r"""Base of every model. A method writes :meth:`row_losses`, :meth:`model_log_prob`, :meth:`model_sample` and,
+    if it can, :meth:`model_impute`, all in the space of its codec; this class does the rest.
 
     The number every model reports is :math:`\log p(\text{observed value cells} \mid \text{which are observed,
     context})` in nats, in the table's own units. The pattern of holes is never scored.
@@ -102,7 +102,9 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
         self.training_record: dict[str, Any] = {}
         self.validation_source: Callable[[], Iterable[TableBatch]] | None = None
         self.test_likelihood: LogLikelihood | None = None
+        self._mean_weight = 1.0
         require_roles(type(self).__name__, self.capabilities, self.schema)
+        require_weighable(type(self).__name__, self.capabilities, self.schema)
         require_capable(type(self).__name__, self.capabilities, self.view)
 
     @staticmethod
@@ -160,9 +162,24 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
         """The density depends on which cells are missing, not only on the observed ones."""
         return self.capabilities.uses_mask
 
+    def row_losses(self, encoded: Any) -> Tensor:
+        """What training minimises the mean of: a number a row, ``(batch,)``. Not needed by closed-form models."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss of each row")
+
     def loss(self, encoded: Any) -> Tensor:
-        """What training minimises: a scalar. Not needed by closed-form models."""
-        raise NotImplementedError(f"{type(self).__name__} has no loss")
+        """What training minimises: a scalar, the mean of :meth:`row_losses`.
+
+        A model whose loss is not a mean over rows writes this one instead, and cannot train with row weights.
+        """
+        return self.row_losses(encoded).mean()
+
+    def weighted_loss(self, encoded: Any, weights: Tensor) -> Tensor:
+        r"""``mean(w_i / m * l_i)`` with :math:`m` the mean weight of all training rows.
+
+        Dividing by the mean of the batch instead would bias small batches with uneven weights towards light rows.
+        """
+        losses = self.row_losses(encoded)
+        return (losses * (weights / self._mean_weight).to(losses)).mean()
 
     @abstractmethod
     def model_log_prob(self, encoded: Any, noise: RowNoise, draws: int) -> ModelLogProb:
@@ -242,6 +259,7 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
             self.fit_codec(self.trainer.datamodule)  # type: ignore[attr-defined]
             datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             self.training_record |= {"data": getattr(datamodule, "record", {})}
+            self._mean_weight = getattr(datamodule, "mean_weight", 1.0)
             self._started = time.monotonic()
         else:
             self.codec.require_fitted()
@@ -282,7 +300,8 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
         with torch.random.fork_rng(devices=devices):
             # training noise is a function of (seed, step), so a resumed run sees the draws of an uninterrupted one
             torch.manual_seed(seed_of(self.seed, "train", self.global_step, batch_idx, self.global_rank))
-            loss = self.loss(self.training_rows(batch))
+            rows = self.training_rows(batch)
+            loss = self.loss(rows) if batch.weights is None else self.weighted_loss(rows, batch.weights)
             if not torch.isfinite(loss):
                 raise GenZooError(
                     f"the loss became {float(loss)} at step {self.global_step}; try a smaller learning rate "
@@ -352,7 +371,11 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
         if not self.ready:
             return
         values = self.score_batch(batch, self.seed, self.draws).values
-        self._validation += torch.tensor([-float(values.sum()), len(values)], dtype=torch.float64)
+        total, count = values.sum(), float(len(values))
+        if batch.weights is not None:
+            weights = (batch.weights / self._mean_weight).to(values)
+            total, count = (weights * values).sum(), float(weights.sum())
+        self._validation += torch.tensor([-float(total), count], dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
         total = self._gathered(self._validation)
@@ -369,7 +392,7 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
                 scheduler.step(nll)
 
     def _gathered(self, total: Tensor) -> Tensor:
-        """``(2,)`` sums over rows, over all devices."""
+        """``(2,)`` sums over rows (and their weights), over all devices."""
         if self.trainer.world_size > 1:
             return self.all_gather(total.to(self.device)).reshape(-1, 2).sum(0).cpu()  # type: ignore[union-attr]
         return total
@@ -504,6 +527,7 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
         return LogLikelihood(
             values=values,
             rows=rows[order],
+            weights=ordered(joined("weights")),
             kind=kind,  # type: ignore[arg-type]
             bias=self.likelihood_bias if kind == "estimate" else None,  # type: ignore[arg-type]
             se=ordered(joined("se")),
@@ -659,6 +683,8 @@ def _chunks(data: TableData, size: int) -> Iterable[TableBatch]:
 
 def _numpy(batch: TableBatch, part: ModelLogProb) -> dict[str, np.ndarray]:
     arrays = {"rows": batch.rows.cpu().numpy(), "values": part.values.cpu().numpy()}
+    if batch.weights is not None:
+        arrays["weights"] = batch.weights.cpu().numpy()
     for key in ("se", "discrete", "by_column"):
         value = getattr(part, key)
         if value is not None:

@@ -25,6 +25,7 @@ class Capabilities:
         min_columns: Fewest scored columns it can model.
         stages: Names of its training stages when there is more than one.
         roles: Roles that some column of the table must have (``treatment``, ``outcome``; ``sensitive``).
+        weights: Row weights enter its training: it writes ``row_losses``, or its closed form reads them.
         estimand: What its likelihood is of: ``observational`` (the rows as they come) or ``interventional``, p(Y[a]).
     """
 
@@ -43,4 +44,5 @@ class Capabilities:
     min_columns: int = 1
     stages: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
+    weights: bool = False
     estimand: str = "observational"

@@ -45,7 +45,7 @@ class Entry:
 
 
 _AUTOREGRESSIVE = Capabilities(
-    missing="exact", context=True, context_missing=True, imputes=True, uses_mask=True, by_column=True
+    missing="exact", context=True, context_missing=True, imputes=True, uses_mask=True, by_column=True, weights=True
 )
 
 _ENTRIES = (
@@ -54,21 +54,23 @@ _ENTRIES = (
         class_path="genzoo.models.baselines.independent.Independent",
         summary="Product of smooth marginals: the floor every other model should beat.",
         paper="standard; closed form",
-        capabilities=Capabilities(missing="exact", context=True, context_missing=True, imputes=True, by_column=True),
+        capabilities=Capabilities(
+            missing="exact", context=True, context_missing=True, imputes=True, by_column=True, weights=True
+        ),
     ),
     Entry(
         key="gaussian",
         class_path="genzoo.models.baselines.gaussian.Gaussian",
         summary="One Gaussian with full covariance over the numbers, categories independent of them.",
         paper="Geweke (1991), Hajivassiliou and McFadden (1998) for the cells of a grid",
-        capabilities=Capabilities(missing="exact", quantized="lower_bound", imputes=True),
+        capabilities=Capabilities(missing="exact", quantized="lower_bound", imputes=True, weights=True),
     ),
     Entry(
         key="mixture",
         class_path="genzoo.models.baselines.mixture.GaussianMixture",
         summary="Mixture of Gaussians over the numbers times multinomials over the categories.",
         paper="Dempster, Laird and Rubin (1977)",
-        capabilities=Capabilities(missing="exact", quantized="lower_bound", imputes=True),
+        capabilities=Capabilities(missing="exact", quantized="lower_bound", imputes=True, weights=True),
     ),
     Entry(
         key="maf",
@@ -99,6 +101,7 @@ _ENTRIES = (
             quantized="lower_bound",
             categorical="lower_bound",
             imputes=True,
+            weights=True,
         ),
         recipe="danish_fire_tail_adaptive_flow",
         group="flows",
@@ -133,6 +136,7 @@ _ENTRIES = (
             categorical="lower_bound",
             imputes=True,
             sequences=True,
+            weights=True,
         ),
         recipe="eight_gaussians_residual_flow",
         group="flows",
@@ -195,6 +199,7 @@ _ENTRIES = (
             categorical="lower_bound",
             imputes=True,
             uses_mask=True,
+            weights=True,
         ),
         group="trees",
     ),
@@ -212,6 +217,7 @@ _ENTRIES = (
             categorical="lower_bound",
             imputes=True,
             uses_mask=True,
+            weights=True,
         ),
         group="trees",
     ),
@@ -229,6 +235,7 @@ _ENTRIES = (
             categorical="lower_bound",
             imputes=True,
             sequences=True,
+            weights=True,
         ),
         recipe="adult_radd",
         group="discrete",
@@ -248,6 +255,7 @@ _ENTRIES = (
             imputes=True,
             uses_mask=True,
             sequences=True,
+            weights=True,
         ),
         recipe="adult_gidd",
         group="discrete",
@@ -267,6 +275,7 @@ _ENTRIES = (
             imputes=True,
             uses_mask=True,
             sequences=True,
+            weights=True,
         ),
         recipe="adult_multinomial_diffusion",
         group="discrete",
@@ -285,6 +294,7 @@ _ENTRIES = (
             categorical="lower_bound",
             imputes=True,
             uses_mask=True,
+            weights=True,
         ),
         recipe="adult_binary_diffusion",
         group="discrete",
@@ -302,6 +312,7 @@ _ENTRIES = (
             quantized="lower_bound",
             categorical="lower_bound",
             imputes=True,
+            weights=True,
         ),
         recipe="adult_argmax_flow",
         group="discrete",

@@ -33,7 +33,7 @@ class ColumnChoice:
 
     def __call__(self, batch: TableBatch) -> TableBatch:
         """The same rows with the columns of the part."""
-        return TableBatch(batch.numeric[:, self.numeric], batch.codes[:, self.codes], batch.rows)
+        return TableBatch(batch.numeric[:, self.numeric], batch.codes[:, self.codes], batch.rows, batch.weights)
 
     def put(self, part: TableBatch, into: TableBatch) -> TableBatch:
         """``into`` with the cells of ``part`` in their places."""

@@ -60,6 +60,19 @@ def require_roles(name: str, capabilities: Capabilities, schema: Schema) -> None
             raise CapabilityError(f"{name} needs a {role} column, and '{holders[0].name}' has one value in every row")
 
 
+def require_weighable(name: str, capabilities: Capabilities, schema: Schema) -> None:
+    """Checks that a table with row weights meets a model that trains with them.
+
+    Raises:
+        CapabilityError: names the column and the models that can.
+    """
+    if schema.weight is not None and not capabilities.weights:
+        raise CapabilityError(
+            f"{name} does not train with row weights (column '{schema.weight.name}'); "
+            f"use {_list(alternatives(lambda c: c.weights))}, or give the column role ignore"
+        )
+
+
 def require_complete(name: str, capabilities: Capabilities, schema: Schema, holes: dict[str, int]) -> None:
     """Checks that holes stand only where the model can take them.
 

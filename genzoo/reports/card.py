@@ -88,6 +88,7 @@ def _data_facts(model: DensityModel) -> list[tuple[str, str]]:
         ("Rows", f"{formats.count(schema.num_rows)}, of which {formats.count(schema.num_training_rows)} trained"),
         ("Split", split or "by default: at random by the seed, or in time where a column says so"),
         ("Scored columns", formats.count(len(model.view.scored))),
+        ("Row weights", f"column {schema.weight.name}" if schema.weight is not None else ""),
         ("Conditioned on", ", ".join(c.name for c in model.view.context) or "nothing"),
     ]
     return [(key, value) for key, value in lines if value]
@@ -96,7 +97,8 @@ def _data_facts(model: DensityModel) -> list[tuple[str, str]]:
 def _measured(model: DensityModel, test: LogLikelihood | None) -> str:
     lines = []
     if test is not None:
-        value = f"{test.label()}, {formats.count(len(test))} held-out rows; {test.method}"
+        worth = f" (weighted, worth {formats.count(round(test.num_effective))})" if test.weights is not None else ""
+        value = f"{test.label()}, {formats.count(len(test))} held-out rows{worth}; {test.method}"
         lines.append(("Test log-likelihood, nats a row", value))
         summary = test.summary()
         lines.append(("Median, worst row", f"{formats.number(summary['median'])}, {formats.number(summary['min'])}"))

@@ -64,6 +64,7 @@ def join_rows(parts: Sequence[LogLikelihood]) -> LogLikelihood:
         return None if any(values is None for values in found) else np.concatenate(found)
 
     noisy = [np.zeros(len(part)) if part.se is None else part.se for part in parts]
+    sizes = [float(len(part)) if part.weights is None else float(part.weights.sum()) for part in parts]
     counts = {key: sum(part.counts.get(key, 0) for part in parts) for part in parts for key in part.counts}
     return replace(
         next((part for part in parts if part.kind == kind), parts[0]),  # its method and settings say how
@@ -72,10 +73,11 @@ def join_rows(parts: Sequence[LogLikelihood]) -> LogLikelihood:
         kind=kind,
         bias=bias,
         se=None if all(part.se is None for part in parts) else np.concatenate(noisy),
-        se_common=math.hypot(*(part.se_common * len(part) for part in parts)) / sum(map(len, parts)),
+        se_common=math.hypot(*(part.se_common * size for part, size in zip(parts, sizes, strict=True))) / sum(sizes),
         discrete=whole("discrete"),
         continuous=whole("continuous"),
         by_column=whole("by_column"),
+        weights=whole("weights"),
         counts=counts,
         data=_digest([part.data for part in parts]),
         uses_mask=any(part.uses_mask for part in parts),

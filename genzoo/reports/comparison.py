@@ -150,6 +150,12 @@ class Comparison:
         likelihoods = self._likelihoods(lambda r: True)
         return max((len(one) for one in likelihoods.values()), default=0)
 
+    @property
+    def num_effective(self) -> float | None:
+        """How many rows of equal weight the test rows are worth; ``None`` without weights."""
+        found = next((r.likelihood for r in self.results if r.likelihood is not None), None)
+        return None if found is None or found.weights is None else found.num_effective
+
     def table(self) -> list[dict[str, Any]]:
         """The main table as plain values, a dictionary a model (see :class:`~genzoo.reports.rows.Row`)."""
         return [row.to_dict() for row in self.rows]
@@ -180,7 +186,7 @@ class Comparison:
 
     def caption(self) -> str:
         """One sentence under the main table."""
-        return tables.caption_of(self.num_rows, self.table_name)
+        return tables.caption_of(self.num_rows, self.table_name, self.num_effective is not None)
 
     def split_facts(self) -> list[tuple[str, str]]:
         """Counts and words about the table and its split."""
@@ -191,6 +197,12 @@ class Comparison:
             words = formats.count(number) if isinstance(number, (int, float)) else str(number)
             facts.append((str(name).replace("_", " ").capitalize(), words))
         facts.append(("Rows scored", formats.count(self.num_rows)))
+        if self.num_effective is not None:
+            column = self.schema.weight
+            named = f"column {column.name}, " if column is not None else ""
+            facts.append(
+                ("Row weights", f"{named}worth {formats.count(round(self.num_effective))} rows of equal weight")
+            )
         facts.append(("Columns scored", str(len(self.schema.scored))))
         if self.schema.context:
             facts.append(("Context columns", ", ".join(c.name for c in self.schema.context)))

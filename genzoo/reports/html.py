@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from genzoo.reports.comparison import Comparison
 
 MAX_MARGINALS = 24
+FEWEST_TO_FILTER = 4
 
 
 def render(comparison: Comparison) -> str:
@@ -84,13 +85,14 @@ def _lead(comparison: Comparison) -> str:
 def _results(comparison: Comparison) -> str:
     rows = comparison.rows
     caption = (
-        f"Mean log-likelihood of {formats.count(comparison.num_rows)} test rows in nats per row, in the table's "
+        f"{'Mean' if comparison.num_effective is None else 'Weighted mean'} log-likelihood of "
+        f"{formats.count(comparison.num_rows)} test rows in nats per row, in the table's "
         "own units, ± standard error (kind). Differences are paired row by row, with "
         f"{100 * comparison.level:g} % intervals. "
         "Ranks follow what each number guarantees; sorting keeps the groups apart."
     )
     label = "Results, one row a model"
-    table = html_table(columns.shown(columns.RESULTS, rows), rows, caption, label)
+    table = html_table(columns.shown(columns.RESULTS, rows), rows, caption, label, filter_form(rows))
     plot = plots.difference_plot(comparison.dots(), comparison.reference or "")
     if plot:
         plot = (
@@ -103,6 +105,32 @@ def _results(comparison: Comparison) -> str:
         "Counts and costs, one row a model",
     )
     return table + plot + "<h3>Counts and costs</h3>" + costs
+
+
+def filter_form(rows: Sequence[Row]) -> str:
+    """Controls that hide rows of the tables of this section: words of a name, kinds of number. Hidden without scripts.
+
+    A short table needs none.
+    """
+    if len(rows) < FEWEST_TO_FILTER:
+        return ""
+    kinds = list(dict.fromkeys(map(_kind, rows)))
+    boxes = "".join(
+        f'<label><input type="checkbox" name="kind" value="{escape(kind)}" checked> {escape(kind)}</label>'
+        for kind in kinds
+    )
+    choice = f"<fieldset><legend>Kind of number</legend>{boxes}</fieldset>" if len(kinds) > 1 else ""
+    return (
+        '<form class="filter" data-filter role="search" aria-label="Filter the models" hidden>'
+        '<label class="words">Models <input type="search" name="words" autocomplete="off" spellcheck="false" '
+        'placeholder="any of these words"></label>'
+        f'{choice}<button type="reset">Show all</button><output aria-live="polite"></output></form>'
+    )
+
+
+def _kind(row: Row) -> str:
+    """What the row is filtered by."""
+    return row.group if row.group in ("failed", "oracle") else str(row.kind)
 
 
 def _marks(dots: Sequence[plots.Dot]) -> list[tuple[plots.Dot, str]]:
@@ -147,8 +175,16 @@ def _parts(comparison: Comparison) -> str:
     return html_table(columns.shown(columns.PARTS, rows), rows, caption, "Parts and errors of each likelihood")
 
 
-def html_table(cols: Sequence[TableColumn], rows: Sequence[Row], caption: str, label: str) -> str:
-    """A sortable table in groups; each group is a ``tbody``, so that sorting cannot mix them."""
+def html_table(cols: Sequence[TableColumn], rows: Sequence[Row], caption: str, label: str, controls: str = "") -> str:
+    """A sortable table in groups; each group is a ``tbody``, so that sorting cannot mix them.
+
+    Args:
+        cols: Its columns.
+        rows: Its rows.
+        caption: A sentence above it.
+        label: Its name for those who cannot see it.
+        controls: HTML between the caption and the table.
+    """
     head = "".join(
         f'<th scope="col" title="{escape(c.help)}" class="{_classes(c)}">{escape(c.title)}</th>' for c in cols
     )
@@ -160,7 +196,7 @@ def html_table(cols: Sequence[TableColumn], rows: Sequence[Row], caption: str, l
         lines = "".join(_line(cols, row) for row in rows if row.group == group)
         bodies.append(f"<tbody>{title if len(present) > 1 else ''}{lines}</tbody>")
     return (
-        f'<p class="note">{escape(caption)}</p>'
+        f'<p class="note">{escape(caption)}</p>{controls}'
         f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0">'
         f'<table data-sortable aria-label="{escape(label)}">'
         f"<thead><tr>{head}</tr></thead>{''.join(bodies)}</table></div>"
@@ -182,7 +218,7 @@ def _line(cols: Sequence[TableColumn], row: Row) -> str:
         cells[-1] += f"{escape(row.name).replace('_', '_<wbr>')}</th>"
 
         cells.append(f'<td class="error" colspan="{len(cols) - at - 1}" data-key="">{escape(row.error or "")}</td>')
-        return f'<tr class="{cls}" data-row>{"".join(cells)}</tr>'
+        return f'<tr class="{cls}" {_row_data(row)}>{"".join(cells)}</tr>'
     for column in cols:
         key = column.key(row)
         shown = escape(column.cell(row))
@@ -197,7 +233,12 @@ def _line(cols: Sequence[TableColumn], row: Row) -> str:
             shown = shown.replace("_", "_<wbr>")  # long names break at their joints on a phone
         tag = 'th scope="row"' if column.title == "Model" else "td"
         cells.append(f"<{tag} {attributes}>{shown}</{tag[:2]}>")
-    return f'<tr class="{cls}" data-row>{"".join(cells)}</tr>'
+    return f'<tr class="{cls}" {_row_data(row)}>{"".join(cells)}</tr>'
+
+
+def _row_data(row: Row) -> str:
+    """What scripts sort and filter by."""
+    return f'data-row data-name="{escape(row.name.lower())}" data-kind="{escape(_kind(row))}"'
 
 
 def simple_table(head: Sequence[str], lines: Iterable[Sequence[str]], label: str, wide: Sequence[int] = ()) -> str:

@@ -8,8 +8,10 @@ from genzoo.tables.schema import Column, Schema
 
 def measure_words(column: Column) -> str:
     """What is scored in a column, with its base measure, in one phrase."""
-    if column.kind == "constant":
+    if column.kind == "constant" and column.role != "weight":
         return f"nothing: always {column.value if column.value is not None else 'missing'}"
+    if column.role == "weight":
+        return "nothing: how much a row counts"
     if not column.is_modelled:
         return "nothing"
     if column.role == "context":

@@ -154,9 +154,10 @@ def plain_text(rows: Sequence[Row], width: int = 110) -> str:
     return "\n".join(line for line, _ in terminal_lines(rows, width))
 
 
-def caption_of(num_rows: int, table: str) -> str:
+def caption_of(num_rows: int, table: str, weighted: bool = False) -> str:
     """One sentence under the table."""
+    mean = "Weighted mean" if weighted else "Mean"
     return (
-        f"Mean log-likelihood of {formats.count(num_rows)} held-out rows of {table}, nats per row ± standard error "
+        f"{mean} log-likelihood of {formats.count(num_rows)} held-out rows of {table}, nats per row ± standard error "
         "(kind); differences are paired row by row, with 95 % intervals."
     )

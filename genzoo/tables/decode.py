@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from genzoo.tables.cells import as_array, as_double, drop_tokens, is_text, texts
 from genzoo.tables.frames import read_frame, to_arrow, to_native
 from genzoo.tables.grid import snap
-from genzoo.tables.schema import Column, Schema
+from genzoo.tables.schema import UNMODELLED_ROLES, Column, Schema
 
 if TYPE_CHECKING:
     from genzoo.tables.encode import TableData
@@ -24,7 +24,7 @@ HOLE = -1
 def decode_table(data: TableData, schema: Schema | None = None, backend: Any = "pandas") -> Any:
     """A frame in the table's own form: integers, dates and categories as stored, constants restored.
 
-    Columns with role ignore, time or group are absent.
+    Columns with role ignore, time, group or weight are absent.
 
     Args:
         data: Raw values (rows of a table, or samples).
@@ -46,7 +46,7 @@ def decode_table(data: TableData, schema: Schema | None = None, backend: Any = "
         )
         start += column.width
     for column in schema.columns:
-        if column.kind == "constant" and column.role not in ("ignore", "group", "time"):
+        if column.kind == "constant" and column.role not in UNMODELLED_ROLES:
             arrays[column.name] = _blocked(
                 _written([column.value], column).take(pa.array(np.zeros(len(data) * column.width, dtype=np.int64))),
                 column,

@@ -18,6 +18,7 @@ from genzoo.tables.decode import decode_table, fill_holes
 from genzoo.tables.frames import read_frame, to_arrow
 from genzoo.tables.grid import snap
 from genzoo.tables.schema import Column, Schema
+from genzoo.tables.weights import row_weights
 
 if TYPE_CHECKING:
     from genzoo.tables.batch import TableBatch
@@ -40,6 +41,7 @@ class TableData:
         counts: Cells that are ``unseen`` (a category outside the vocabulary), ``off_grid`` (of a quantized column,
             moved to the nearest grid point) and ``outside`` (beyond declared bounds, left as they are).
         column_counts: The same by column, columns with none left out.
+        weights: ``(n,)`` float64 above 0, how much each row counts; ``None`` where all count the same.
     """
 
     numeric: np.ndarray
@@ -48,6 +50,7 @@ class TableData:
     schema: Schema
     counts: Mapping[str, int] = field(default_factory=dict)
     column_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         widths = sum(c.width for c in self.schema.numeric), sum(c.width for c in self.schema.categorical)
@@ -73,7 +76,10 @@ class TableData:
 
     def select(self, index: np.ndarray | slice) -> TableData:
         """The rows at ``index`` (positions or a boolean mask), counted anew where counts can be read off the values."""
-        part = replace(self, numeric=self.numeric[index], codes=self.codes[index], rows=self.rows[index])
+        weights = None if self.weights is None else self.weights[index]
+        part = replace(
+            self, numeric=self.numeric[index], codes=self.codes[index], rows=self.rows[index], weights=weights
+        )
         unseen, outside = _unseen_cells(part), _outside_cells(part)
         return replace(
             part, **_merged(part.schema, {"unseen": unseen, "outside": outside, "off_grid": self._counted("off_grid")})
@@ -127,6 +133,7 @@ class TableData:
             torch.as_tensor(np.ascontiguousarray(self.numeric, dtype=np.float64)),
             torch.as_tensor(np.ascontiguousarray(self.codes, dtype=np.int64)),
             torch.as_tensor(np.ascontiguousarray(self.rows)),
+            None if self.weights is None else torch.as_tensor(np.ascontiguousarray(self.weights, dtype=np.float64)),
         )
 
 
@@ -137,7 +144,8 @@ def encode_frame(
 
     Nothing is clipped: a number off the grid of a quantized column moves to the nearest grid point and is counted, one
     beyond a declared bound stays and is counted, an unknown category gets code -2 and is counted. A number that agrees
-    with an atom to single precision is that atom.
+    with an atom to single precision is that atom. A weight column is read where the table has it; scoring rows does not
+    need one.
 
     Args:
         frame: Anything :func:`genzoo.tables.frames.read_frame` takes.
@@ -147,7 +155,7 @@ def encode_frame(
 
     Raises:
         SchemaError: a column is missing.
-        DataError: a number column holds text or infinite values.
+        DataError: a number column holds text or infinite values, or a weight is missing or not above 0.
     """
     frame = frame if isinstance(frame, nw.DataFrame) else read_frame(frame, schema=schema)
     _require_columns(frame.columns, schema, require)
@@ -170,7 +178,10 @@ def encode_frame(
         codes.append(
             _codes(_flat(table[column.name], column), column, schema.missing_tokens).reshape(number, column.width)
         )
-    data = TableData(np.concatenate(numeric, axis=1), np.concatenate(codes, axis=1), rows, schema)
+    weights = None
+    if schema.weight is not None and schema.weight.name in frame.columns:
+        weights = row_weights(to_arrow(frame.select(schema.weight.name))[schema.weight.name], schema)
+    data = TableData(np.concatenate(numeric, axis=1), np.concatenate(codes, axis=1), rows, schema, weights=weights)
     found["unseen"], found["outside"] = _unseen_cells(data), _outside_cells(data)
     return replace(data, **_merged(schema, found))
 

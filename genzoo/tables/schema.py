@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 from genzoo.errors import SchemaError
 
 Kind = Literal["continuous", "quantized", "mixed", "categorical", "binary", "constant"]
-Role = Literal["value", "context", "treatment", "outcome", "sensitive", "time", "group", "ignore"]
+Role = Literal["value", "context", "treatment", "outcome", "sensitive", "weight", "time", "group", "ignore"]
 Storage = Literal["float", "int", "bool", "string", "text", "date", "datetime", "duration"]
 Missing = Literal["hole", "value"]
 
@@ -25,7 +25,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 ROLES: tuple[str, ...] = get_args(Role)
 NUMERIC_KINDS = ("continuous", "quantized", "mixed")
 CATEGORICAL_KINDS = ("categorical", "binary")
-UNMODELLED_ROLES = ("time", "group", "ignore")
+UNMODELLED_ROLES = ("weight", "time", "group", "ignore")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Column:
             cell of width ``step``. ``mixed``: counting measure on ``atoms``, Lebesgue elsewhere. ``categorical`` and
             ``binary``: probability. ``constant``: adds nothing.
         role: How the column is used. ``value`` columns (and treatment, outcome, sensitive) are scored; ``context`` is
-            conditioned on; ``time``, ``group`` and ``ignore`` are not modelled.
+            conditioned on; ``weight`` says how much a row counts (survey, importance weights): it enters losses and
+            means and is not modelled, as are ``time``, ``group`` and ``ignore``.
         storage: How cells are written in a file, so that samples come back in the same form. ``text`` is for a block of
             single characters, written as one string.
         step: Grid spacing of a quantized column, in the column's unit.
@@ -167,6 +168,12 @@ class Schema:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise SchemaError(f"column names appear more than once: {', '.join(map(repr, twice))}; rename them")
+        weights = [column for column in self.columns if column.role == "weight"]
+        if len(weights) > 1:
+            named = " and ".join(f"'{column.name}'" for column in weights)
+            raise SchemaError(f"columns {named} have role weight; a row has one weight: multiply them into one column")
+        if weights and weights[0].shape:
+            raise SchemaError(f"weight column '{weights[0].name}' is a block; give one number a row")
 
     def __getitem__(self, name: str) -> Column:
         for column in self.columns:
@@ -193,6 +200,11 @@ class Schema:
     def context(self) -> tuple[Column, ...]:
         """Columns that are conditioned on."""
         return tuple(c for c in self.columns if c.is_modelled and c.role == "context")
+
+    @property
+    def weight(self) -> Column | None:
+        """The column of row weights, or ``None``."""
+        return next((column for column in self.columns if column.role == "weight"), None)
 
     @property
     def cells_of_one_measure(self) -> int | None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 def measure_text(column: Column) -> str:
     """The base measure of a column in words: what its likelihood counts."""
     unit = column.unit or "unit"
+    if column.role == "weight":
+        return "how much a row counts"
     if not column.is_modelled:
         return "not modelled"
     if column.kind == "continuous":
@@ -84,7 +86,7 @@ def save_schema(schema: Schema, path: str | os.PathLike[str], overwrite: bool = 
     head = (
         "# What each column is. Edit, then give this file: --data.schema (fit), --schema (compare).\n"
         "# kind: continuous, quantized (step, origin), mixed (atoms), categorical, binary, constant\n"
-        "# role: value, context, treatment, outcome, sensitive, time, group, ignore\n"
+        "# role: value, context, treatment, outcome, sensitive, weight, time, group, ignore\n"
         "# also: lower, upper (bounds), closed: true (no other categories), missing: value (missing is a value)\n"
     )
     with atomic_path(path, overwrite) as temporary:

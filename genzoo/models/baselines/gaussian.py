@@ -46,7 +46,9 @@ class Gaussian(DensityModel):
         McFadden 1998, The method of simulated scores (GHK). Differs: shrinkage by cross-validated prior rows.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(missing="exact", quantized="lower_bound", imputes=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        missing="exact", quantized="lower_bound", imputes=True, weights=True
+    )
     closed_form: ClassVar[bool] = True
     codec: VectorCodec
 

@@ -14,7 +14,7 @@ from genzoo.likelihood.noise import RowNoise, seed_of
 from genzoo.models.base import DensityModel
 from genzoo.models.baselines.filling import fill_holes
 from genzoo.models.baselines.marginal_fit import fit_marginal
-from genzoo.models.baselines.mixture_em import concatenate
+from genzoo.models.baselines.mixture_em import concatenate, row_weight
 from genzoo.models.baselines.mixture_fit import layout_of
 from genzoo.models.baselines.multinomials import laplace_log_probs
 from genzoo.models.baselines.smooth_marginals import SmoothMarginals
@@ -55,7 +55,7 @@ class Independent(DensityModel):
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        missing="exact", context=True, context_missing=True, imputes=True, by_column=True
+        missing="exact", context=True, context_missing=True, imputes=True, by_column=True, weights=True
     )
     closed_form: ClassVar[bool] = True
     codec: VectorCodec
@@ -84,7 +84,7 @@ class Independent(DensityModel):
     def fit_closed_form(self, batches: Sequence[Any]) -> None:
         cells = concatenate(list(batches))
         device = self.category_log_prob.device
-        counts = self.layout.categories.counts(cells.category, cells.log_volume.new_ones(len(cells), 1))[0].cpu()
+        counts = self.layout.categories.counts(cells.category, row_weight(cells)[:, None])[0].cpu()
         possible = self.codec.possible()
         atoms = self.codec.atom_cells()
         full = atoms.exists.sum(1) == self.codec.last - self.codec.first + 1
@@ -100,7 +100,8 @@ class Independent(DensityModel):
         for j, slot in enumerate(self.codec.numbers):
             here = cells.present[:, j] & ~cells.outside
             x, lower, upper = (t[here, j].cpu() for t in (cells.number, cells.lower, cells.upper))
-            fit_marginal(self.marginals, j, x, lower, upper, slot.quantized, seed_of(self.seed, "marginal", j))
+            weight = None if cells.weight is None else cells.weight[here]
+            fit_marginal(self.marginals, j, x, lower, upper, slot.quantized, seed_of(self.seed, "marginal", j), weight)
         self.marginals.to(device)
         self.marginals.atom_lower.copy_(atoms.lower)
         self.marginals.atom_upper.copy_(atoms.upper)

@@ -41,7 +41,14 @@ class Values:
 
 
 def fit_marginal(
-    marginals: SmoothMarginals, column: int, x: Tensor, lower: Tensor, upper: Tensor, quantized: bool, seed: int = 0
+    marginals: SmoothMarginals,
+    column: int,
+    x: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    quantized: bool,
+    seed: int = 0,
+    weight: Tensor | None = None,
 ) -> None:
     """Fits one column of ``marginals`` on observed training values.
 
@@ -53,16 +60,17 @@ def fit_marginal(
         upper: ``(n,)`` upper edges.
         quantized: Probabilities of cells are wanted instead of a density.
         seed: Seed of the folds.
+        weight: ``(n,)`` how many rows each value counts for; ``None``: one.
     """
     if len(x) == 0:
         return
     distinct, index = torch.unique(x, return_inverse=True)
     first = torch.empty_like(distinct, dtype=torch.int64).scatter_(0, index, torch.arange(len(x)))
     values = Values(distinct, lower[first], upper[first], quantized)
-    centre, spread = _location(x)
-    counts = torch.bincount(index, minlength=len(distinct)).double()
+    centre, spread = _location(x, weight)
+    counts = torch.bincount(index, weight, minlength=len(distinct)).double()
     knots = _knots(values, counts, spread, marginals.num_knots)
-    weights = _stack(values, index, knots, centre, spread, marginals.num_spikes, seed)
+    weights = _stack(values, index, knots, centre, spread, marginals.num_spikes, seed, weight)
     smooth, pmfs = _candidates(values, counts, knots, spread, marginals.num_spikes)
     num_smooth = len(smooth.knots)
     a = weights[:num_smooth]
@@ -85,14 +93,23 @@ def fit_marginal(
         marginals.spike_weight[column, : len(keep)] = pmf[keep]
 
 
-def _location(x: Tensor) -> tuple[Tensor, Tensor]:
+def _location(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Median, and a spread that is above zero: scaled interquartile range, else standard deviation, else 1."""
+    levels = torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype)
+    if weight is not None:
+        x, order = torch.sort(x)
+        share = weight[order] / weight.sum()
+        q = interpolate(levels, share.cumsum(0) - 0.5 * share, x)
+        return q[1], _positive((q[2] - q[0]) / (2 * 0.8165), x)
     sample = x if len(x) <= 1_000_000 else x[:: len(x) // 1_000_000 + 1]
-    q = torch.quantile(sample, torch.tensor([0.25, 0.5, 0.75], dtype=x.dtype))
-    spread = (q[2] - q[0]) / (2 * 0.8165)
+    q = torch.quantile(sample, levels)
+    return q[1], _positive((q[2] - q[0]) / (2 * 0.8165), x)
+
+
+def _positive(spread: Tensor, x: Tensor) -> Tensor:
     if spread <= 0:
         spread = x.std(correction=0)
-    return q[1], spread if spread > 0 else torch.ones_like(spread)
+    return spread if spread > 0 else torch.ones_like(spread)
 
 
 def _knots(values: Values, counts: Tensor, spread: Tensor, num_knots: int) -> Tensor:
@@ -237,17 +254,28 @@ def _log_candidates(
 
 
 def _stack(
-    values: Values, index: Tensor, knots: Tensor, centre: Tensor, spread: Tensor, num_spikes: int, seed: int
+    values: Values,
+    index: Tensor,
+    knots: Tensor,
+    centre: Tensor,
+    spread: Tensor,
+    num_spikes: int,
+    seed: int,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Weights of the candidates (smooth ones, the heavy tail, pmfs) that maximise the held-out likelihood."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(index), generator=generator)[:MAX_CV_ROWS]
     folds = min(FOLDS, len(order))
     m = len(values.x)
+
+    def counted(rows: Tensor) -> Tensor:
+        return torch.bincount(index[rows], None if weight is None else weight[rows], minlength=m).double()
+
     parts, counts = [], []
     for fold in range(folds):
-        held = torch.bincount(index[order[fold::folds]], minlength=m).double()
-        rest = torch.bincount(index[order], minlength=m).double() - held
+        held = counted(order[fold::folds])
+        rest = (counted(order) - held).clamp_min(0.0)
         if float(rest.sum()) == 0:
             continue
         smooth, pmfs = _candidates(values, rest, knots, spread, num_spikes)

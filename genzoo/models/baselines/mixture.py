@@ -53,7 +53,9 @@ class GaussianMixture(DensityModel):
         Vassilvitskii 2007, k-means++. Differs: the penalty is kept under gradient steps.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(missing="exact", quantized="lower_bound", imputes=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        missing="exact", quantized="lower_bound", imputes=True, weights=True
+    )
     closed_form: ClassVar[bool] = True
     codec: VectorCodec
 

@@ -155,21 +155,26 @@ def run_em(
     """EM until the objective per row rises by less than ``tolerance``; also returns the objective at every step."""
     history: list[float] = []
     groups = list(patterns(cells.present))
+    weight = row_weight(cells)
+    rows = float(weight.sum())
     for _ in range(num_steps):
         log_r, total = responsibilities(mixture, layout, cells, prior, groups)
-        history.append(float(total.sum() + penalty(mixture, prior)) / max(1, len(cells)))
+        history.append(float((weight * total).sum() + penalty(mixture, prior)) / max(1.0, rows))
         if len(history) > 1 and history[-1] - history[-2] < tolerance:
             break
-        mixture = maximise(mixture, layout, moments(mixture, layout, cells, log_r.exp(), prior, groups), prior)
+        share = log_r.exp() * weight[:, None]
+        mixture = maximise(mixture, layout, moments(mixture, layout, cells, share, prior, groups), prior)
     return mixture, history
 
 
 def marginal_statistics(layout: Layout, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and variance ``(d,)`` of observed numbers (1 where they do not vary), and smoothed category log-probs."""
-    count = cells.present.sum(0).clamp_min(1)
-    mean = torch.where(cells.present, cells.number, 0.0).sum(0) / count
-    variance = torch.where(cells.present, (cells.number - mean).square(), 0.0).sum(0) / count
-    counts = layout.categories.counts(cells.category, cells.number.new_ones(len(cells), 1))[0]
+    weight = row_weight(cells)[:, None]
+    count = (cells.present * weight).sum(0)
+    count = torch.where(count > 0, count, 1.0)
+    mean = (torch.where(cells.present, cells.number, 0.0) * weight).sum(0) / count
+    variance = (torch.where(cells.present, (cells.number - mean).square(), 0.0) * weight).sum(0) / count
+    counts = layout.categories.counts(cells.category, weight)[0]
     logs = [laplace_log_probs(counts[part]) for part in layout.categories.slots()]
     category = torch.cat(logs) if logs else counts
     return mean, torch.where(variance > 1e-12, variance, 1.0), category
@@ -188,12 +193,34 @@ def cell_variance(layout: Layout, cells: Cells) -> Tensor:
 
 def select(cells: Cells, index: Tensor) -> Cells:
     """The rows at ``index``."""
-    return Cells(**{name: getattr(cells, name)[index] for name in Cells.__dataclass_fields__})
+    return cells.select(index)
 
 
 def concatenate(batches: list[Cells]) -> Cells:
-    """All rows of several batches, on the host, where closed-form models are fitted."""
-    return Cells(**{name: torch.cat([getattr(b, name).cpu() for b in batches]) for name in Cells.__dataclass_fields__})
+    """All rows of several batches, on the host, where closed-form models are fitted; weights as :func:`in_rows`."""
+    parts: dict[str, list[Tensor | None]] = {
+        name: [getattr(batch, name) for batch in batches] for name in Cells.__dataclass_fields__
+    }
+    joined = {
+        name: None if any(t is None for t in tensors) else torch.cat([t.cpu() for t in tensors if t is not None])
+        for name, tensors in parts.items()
+    }
+    return in_rows(Cells(**joined))  # type: ignore[arg-type]
+
+
+def in_rows(cells: Cells) -> Cells:
+    """Weights in units of rows: they sum to the effective number of rows, so that priors and pseudo-counts, which are
+    worth some rows, keep their strength. Equal weights are none.
+    """
+    weight = cells.weight
+    if weight is None or not len(weight) or bool((weight == weight[0]).all()):
+        return replace(cells, weight=None)
+    return replace(cells, weight=weight * (weight.sum() / weight.square().sum()))
+
+
+def row_weight(cells: Cells) -> Tensor:
+    """``(n,)`` float64: how many rows each row counts for; one without weights."""
+    return cells.log_volume.new_ones(len(cells)) if cells.weight is None else cells.weight
 
 
 def sharpened(mixture: Mixture, cell_variance: Tensor, share: float) -> Mixture:
@@ -229,15 +256,17 @@ def initial_components(
         generator: Random numbers of k-means++.
     """
     features = _features(mixture, layout, cells)
-    centres = _plus_plus(features, num_components, generator)
+    centres = _plus_plus(features, row_weight(cells), num_components, generator)
     nearest = torch.zeros(len(features), dtype=torch.int64)
+    counted = row_weight(cells)
     for _ in range(5):
         nearest = torch.cdist(features, centres).argmin(1)
-        total = torch.zeros_like(centres).index_add_(0, nearest, features)
-        size = torch.bincount(nearest, minlength=num_components)[:, None]
-        centres = torch.where(size > 0, total / size.clamp_min(1), centres)
+        total = torch.zeros_like(centres).index_add_(0, nearest, features * counted[:, None])
+        size = torch.bincount(nearest, counted, minlength=num_components)[:, None]
+        centres = torch.where(size > 0, total / torch.where(size > 0, size, 1.0), centres)
     weight = torch.full((len(features), num_components), 0.1 / num_components, dtype=torch.float64)
     weight[torch.arange(len(features)), nearest] += 0.9
+    weight *= counted[:, None]
     repeated = Mixture(
         torch.full((num_components,), -math.log(num_components), dtype=torch.float64),
         *(
@@ -268,12 +297,12 @@ def _features(mixture: Mixture, layout: Layout, cells: Cells) -> Tensor:
     return torch.cat(parts, dim=1) if parts else torch.zeros(len(cells), 1, dtype=torch.float64)
 
 
-def _plus_plus(features: Tensor, num: int, generator: torch.Generator) -> Tensor:
+def _plus_plus(features: Tensor, counted: Tensor, num: int, generator: torch.Generator) -> Tensor:
     first = int(torch.randint(len(features), (1,), generator=generator))
     chosen = [first]
     distance = (features - features[first]).square().sum(1)
     for _ in range(num - 1):
-        weight = distance if float(distance.sum()) > 0 else torch.ones_like(distance)
+        weight = counted * (distance if float(distance.sum()) > 0 else torch.ones_like(distance))
         nxt = int(
             torch.searchsorted(weight.cumsum(0), torch.rand(1, generator=generator, dtype=torch.float64) * weight.sum())
         )

@@ -16,6 +16,7 @@ from genzoo.models.baselines.mixture_em import (
     cell_variance,
     initial_components,
     marginal_statistics,
+    row_weight,
     run_em,
     select,
     sharpened,
@@ -46,13 +47,15 @@ def layout_of(
 
 
 def held_out_score(mixture: Mixture, layout: Layout, cells: Cells, seed: int) -> float:
-    """Mean log-likelihood of at most 2000 rows, nats, with the same simulation draws for every candidate."""
+    """Mean (weighted) log-likelihood of at most 2000 rows, nats, with the same simulation draws for every candidate."""
     cells = subsample(cells, MAX_SCORE_ROWS, seed)
     generator = torch.Generator().manual_seed(seed_of(seed, "score"))
     draws = SCORE_DRAWS if sum(layout.quantized) > 1 else 1
     uniform = torch.rand(len(cells), draws, len(layout.quantized), generator=generator, dtype=torch.float64)
     estimates = log_probs(mixture, layout, cells, uniform.clamp(2.0**-54, 1 - 2.0**-53))
-    return float((torch.logsumexp(estimates, 1) - torch.log(torch.tensor(float(draws)))).mean())
+    values = torch.logsumexp(estimates, 1) - torch.log(torch.tensor(float(draws)))
+    weight = row_weight(cells)
+    return float((weight * values).mean() / weight.mean())
 
 
 def fit_gaussian(
@@ -105,7 +108,7 @@ def _choose_prior_rows(cells: Cells, layout: Layout, seed: int) -> float:
         start, prior = _gaussian_start(rest, layout)
         for i, rows in enumerate(candidates):
             start, _ = run_em(start, layout, rest, replace(prior, rows=rows), num_steps=10, tolerance=1e-4)
-            total[i] += held_out_score(start, dense, test, seed) * len(test)
+            total[i] += held_out_score(start, dense, test, seed) * float(row_weight(test).sum())
     return candidates[max(range(len(candidates)), key=total.__getitem__)]
 
 

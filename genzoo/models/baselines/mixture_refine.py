@@ -8,7 +8,7 @@ from torch import Tensor
 from genzoo.codecs.base import Cells
 from genzoo.likelihood.noise import seed_of
 from genzoo.models.baselines.mixture_density import Layout, Mixture, log_probs
-from genzoo.models.baselines.mixture_em import Prior, penalty, select
+from genzoo.models.baselines.mixture_em import Prior, penalty, row_weight, select
 from genzoo.models.baselines.mixture_fit import held_out_score
 
 BATCH = 512
@@ -63,6 +63,8 @@ def refine(
     optimizer = torch.optim.Adam(free, lr=lr)
     generator = torch.Generator().manual_seed(seed_of(seed, "refine"))
     draws = DRAWS if sum(layout.quantized) > 1 else 1
+    weight = row_weight(train)
+    share, rows = weight / weight.mean(), float(weight.sum())
     for _ in range(num_epochs):
         for index in torch.randperm(len(train), generator=generator).split(BATCH)[:STEPS]:
             with torch.enable_grad():
@@ -70,7 +72,7 @@ def refine(
                 uniform = torch.rand(len(index), draws, len(layout.quantized), generator=generator, dtype=torch.float64)
                 current = _constrained(free, layout)
                 estimates = log_probs(current, layout, batch, uniform.clamp(1e-12, 1 - 1e-12))
-                objective = torch.logsumexp(estimates, 1).mean() + penalty(current, prior) / len(train)
+                objective = (share[index] * torch.logsumexp(estimates, 1)).mean() + penalty(current, prior) / rows
                 optimizer.zero_grad()
                 (-objective).backward()
             if not all(bool(torch.isfinite(t.grad).all()) for t in free if t.grad is not None):

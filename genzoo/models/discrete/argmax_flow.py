@@ -76,6 +76,7 @@ class ArgmaxFlow(DensityModel):
         quantized="lower_bound",
         categorical="lower_bound",
         imputes=True,
+        weights=True,
     )
     default_lr: ClassVar[float] = 2e-3
     codec: TokenCodec
@@ -135,9 +136,9 @@ class ArgmaxFlow(DensityModel):
         """A lower bound, whatever the columns are."""
         return "lower_bound"
 
-    def loss(self, encoded: TokenRows) -> Tensor:
-        """Mean negative lower bound of the symbols, one draw a row."""
-        return self.rows.loss(SymbolCells(self.codec).cells(encoded))
+    def row_losses(self, encoded: TokenRows) -> Tensor:
+        """Negative lower bound of the symbols, one draw a row."""
+        return self.rows.losses(SymbolCells(self.codec).cells(encoded))
 
     def model_log_prob(self, encoded: TokenRows, noise: RowNoise, draws: int) -> ModelLogProb:
         parts = []

@@ -114,6 +114,7 @@ class BinaryDiffusion(DensityModel):
         categorical="lower_bound",
         imputes=True,
         uses_mask=True,
+        weights=True,
     )
     default_lr: ClassVar[float] = 2e-3
     codec: BitCodec
@@ -336,7 +337,7 @@ class BinaryDiffusion(DensityModel):
         cells = chosen & (torch.rand(num, self.codec.num_cells, device=device) < share)
         return cells[:, self.codec.field_of_bit]
 
-    def loss(self, encoded: BitRows) -> Tensor:
+    def row_losses(self, encoded: BitRows) -> Tensor:
         """A draw of the bound, or the cross-entropies of both heads; nats a row."""
         device, num = encoded.bits.device, len(encoded)
         x = encoded.bits.masked_fill(self._some_cells(num, self.hide, device), PINNED)
@@ -348,20 +349,20 @@ class BinaryDiffusion(DensityModel):
         uniform = torch.rand(x.shape, dtype=torch.float64, device=device)
         if self.loss_kind == "bound" and self.levels == "continuous":
             v = level.clamp(1e-6, 1 - 1e-6)
-            return self._integrand(x, context, v, uniform, shown).mean()
+            return self._integrand(x, context, v, uniform, shown)
         if self.levels == "continuous":
             b = xor.flip_probability(level).clamp(min=1e-9)
         else:
             b = self.paper_levels[(level * PAPER_LEVELS).long().clamp(max=PAPER_LEVELS - 1)]
         if self.loss_kind == "bound":
-            return self._integrand(x, context, torch.sqrt(2 * b).clamp(max=1 - 1e-6), uniform, shown).mean()
+            return self._integrand(x, context, torch.sqrt(2 * b).clamp(max=1 - 1e-6), uniform, shown)
         seen = self._seen(x, context, shown)
         z = self._noised(x, uniform < b[:, None], seen)
         clean, own = x.clamp(min=0), xor.evidence(b)[:, None]
         heads = self.outputs(z, seen, b)
         value = F.binary_cross_entropy_with_logits(heads[:, 0] + (2 * z - 1) * own, clean.double(), reduction="none")
         flip = F.binary_cross_entropy_with_logits(heads[:, 1] - own, (clean ^ z).double(), reduction="none")
-        return torch.where(seen.pinned | seen.shown, 0.0, value + flip).sum(1).mean()
+        return torch.where(seen.pinned | seen.shown, 0.0, value + flip).sum(1)
 
     # ---- samples --------------------------------------------------------------------------------------------------
 

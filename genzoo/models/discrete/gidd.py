@@ -85,6 +85,7 @@ class GIDD(DensityModel):
         imputes=True,
         uses_mask=True,
         sequences=True,
+        weights=True,
     )
     default_lr: ClassVar[float] = 3e-3
     codec: TokenCodec
@@ -210,12 +211,12 @@ class GIDD(DensityModel):
         """The network starts at the columns' own frequencies, for which the bound is tight."""
         self.network.head.start_at(log_marginals(self.codec, batches[0].tokens))
 
-    def loss(self, encoded: TokenRows) -> Tensor:
+    def row_losses(self, encoded: TokenRows) -> Tensor:
         """The weighted integrand at one random time a row."""
         tokens = hide_cells(encoded.tokens, self.hide)
         time = EDGE + (1 - 2 * EDGE) * spread_levels(len(tokens), tokens.device)
         uniform = torch.rand(tokens.shape, dtype=torch.float64, device=tokens.device)
-        return self._integrand(tokens, encoded.context, time, uniform, self.weights).sum(1).mean()
+        return self._integrand(tokens, encoded.context, time, uniform, self.weights).sum(1)
 
     # ---- samples --------------------------------------------------------------------------------------------------
 

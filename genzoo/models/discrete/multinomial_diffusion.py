@@ -84,6 +84,7 @@ class MultinomialDiffusion(DensityModel):
         imputes=True,
         uses_mask=True,
         sequences=True,
+        weights=True,
     )
     default_lr: ClassVar[float] = 3e-3
     codec: TokenCodec
@@ -224,7 +225,7 @@ class MultinomialDiffusion(DensityModel):
             size = torch.cat([size[1:2], size[1:]])
         return size / size.sum()
 
-    def loss(self, encoded: TokenRows) -> Tensor:
+    def row_losses(self, encoded: TokenRows) -> Tensor:
         """An unbiased draw of the bound, nats a row."""
         tokens = hide_cells(encoded.tokens, self.hide)
         probability = self.step_probabilities()
@@ -234,7 +235,7 @@ class MultinomialDiffusion(DensityModel):
         terms = self._term(tokens, encoded.context, step + 1, uniform)
         if self.training:
             self._remember(step, terms.detach())
-        return (terms / probability[step] + self._prior(tokens)).mean()
+        return terms / probability[step] + self._prior(tokens)
 
     def _remember(self, step: Tensor, terms: Tensor) -> None:
         """Moving average of the squared term of each step drawn."""

@@ -107,6 +107,7 @@ class RADD(DensityModel):
         categorical="lower_bound",
         imputes=True,
         sequences=True,
+        weights=True,
     )
     default_lr: ClassVar[float] = 3e-3
     codec: TokenCodec
@@ -220,14 +221,14 @@ class RADD(DensityModel):
         """The network starts at the columns' own frequencies."""
         self.network.head.start_at(log_marginals(self.codec, batches[0].tokens))
 
-    def loss(self, encoded: TokenRows) -> Tensor:
+    def row_losses(self, encoded: TokenRows) -> Tensor:
         """Nats a row, in expectation the negative any-order bound, and the row's share of the prior of ``logistic``."""
-        loss = self.loss_terms(encoded.tokens, encoded.context).mean()
+        losses = self.loss_terms(encoded.tokens, encoded.context)
         term = getattr(self.network, "logistic", None)
         if term is None:
-            return loss
+            return losses
         rows = self.schema.num_training_rows or len(encoded.tokens)
-        return loss + term.size() / (self.logistic * rows)
+        return losses + term.size() / (self.logistic * rows)
 
     def loss_terms(self, tokens: Tensor, context: Tensor) -> Tensor:
         """The chosen loss of each row, ``(batch,)``, at random masks from torch's own generator."""

@@ -89,10 +89,10 @@ class DenseRows(nn.Module):
             return y, self.flow.estimate(y, context, *probes).double() - log_q
         return y, self.density.log_prob(y, context).double() - log_q
 
-    def loss(self, cells: Cells) -> Tensor:
-        """Mean negative lower bound of the batch, nats."""
+    def losses(self, cells: Cells) -> Tensor:
+        """Negative lower bound of each row, ``(batch,)`` nats, one draw."""
         noise = torch.randn(len(cells), self.surjection.noise_width, device=cells.number.device)
-        return -self._log_weight(cells, noise)[1].mean()
+        return -self._log_weight(cells, noise)[1]
 
     def log_prob(self, cells: Cells, noise: RowNoise, draws: int) -> ModelLogProb:
         """Importance-weighted lower bound with ``draws`` draws a row; exact, with one, where nothing is drawn.

@@ -56,7 +56,7 @@ class EnergyRows(nn.Module):
 
     def loss(self, cells: Cells) -> Tensor:
         if self.matching.objective == "ml":
-            return self.rows.loss(cells)
+            return self.rows.losses(cells).mean()
         surjection = self.rows.surjection
         noise = torch.randn(len(cells), surjection.noise_width, device=cells.number.device)
         y, log_q = surjection(cells, noise)

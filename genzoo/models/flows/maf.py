@@ -56,7 +56,7 @@ class MAF(DensityModel):
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        missing="exact", context=True, context_missing=True, imputes=True, uses_mask=True, by_column=True
+        missing="exact", context=True, context_missing=True, imputes=True, uses_mask=True, by_column=True, weights=True
     )
     default_lr: ClassVar[float] = 3e-3
     codec: VectorCodec
@@ -97,8 +97,8 @@ class MAF(DensityModel):
         """Starting values from training rows: atoms, frequencies of categories."""
         self.rows.initialise(self.codec, batches[0])
 
-    def loss(self, encoded: Cells) -> Tensor:
-        return self.rows.loss(encoded)
+    def row_losses(self, encoded: Cells) -> Tensor:
+        return self.rows.losses(encoded)
 
     def model_log_prob(self, encoded: Cells, noise: RowNoise, draws: int) -> ModelLogProb:
         return self.rows.log_prob(encoded)

@@ -90,6 +90,7 @@ class ResidualFlow(DensityModel):
         categorical="lower_bound",
         imputes=True,
         sequences=True,
+        weights=True,
     )
     default_lr: ClassVar[float] = 2e-3
     codec: VectorCodec | PixelCodec
@@ -199,10 +200,10 @@ class ResidualFlow(DensityModel):
         """Vectors of the power iterations for weights that took the place of others; certificates follow by need."""
         self.flow.refresh(thorough=True)
 
-    def loss(self, encoded: Any) -> Tensor:
+    def row_losses(self, encoded: Any) -> Tensor:
         if isinstance(self.rows, ResidualPictures):
-            return self.rows.loss(self._pixels, encoded)
-        return self.rows.loss(encoded)
+            return self.rows.losses(self._pixels, encoded)
+        return self.rows.losses(encoded)
 
     def model_log_prob(self, encoded: Any, noise: RowNoise, draws: int) -> ModelLogProb:
         if isinstance(self.rows, ResidualPictures):

@@ -31,12 +31,12 @@ class ResidualPictures(nn.Module):
         """Every ActNorm starts by standardising pictures."""
         self.flow.initialise(codec.dense(pixels, torch.rand_like(pixels.value))[0])
 
-    def loss(self, codec: PixelCodec, pixels: Pixels) -> Tensor:
-        """Mean negative lower bound of the batch, nats."""
+    def losses(self, codec: PixelCodec, pixels: Pixels) -> Tensor:
+        """Negative lower bound of each row, ``(batch,)`` nats, one draw."""
         _require_whole(pixels)
         y, log_volume = codec.dense(pixels, torch.rand_like(pixels.value))
         like = next(self.flow.parameters())
-        return -(self.flow.log_prob(y.to(like.dtype)).double() + log_volume).mean()
+        return -(self.flow.log_prob(y.to(like.dtype)).double() + log_volume)
 
     def log_prob(self, codec: PixelCodec, pixels: Pixels, noise: RowNoise, draws: int) -> ModelLogProb:
         """Lower bound with ``draws`` draws of the noise within a level, importance-weighted where the flow is exact.

@@ -82,6 +82,7 @@ class TailAdaptiveFlow(DensityModel):
         quantized="lower_bound",
         categorical="lower_bound",
         imputes=True,
+        weights=True,
     )
     default_lr: ClassVar[float] = 3e-3
     codec: VectorCodec
@@ -183,8 +184,8 @@ class TailAdaptiveFlow(DensityModel):
             both = torch.where(both.isinf(), 1 / layer.weights().detach(), 0.0)
         return {slot.column: (float(both[0, i]), float(both[1, i])) for i, slot in enumerate(self.codec.numbers)}
 
-    def loss(self, encoded: Cells) -> Tensor:
-        return self.rows.loss(encoded)
+    def row_losses(self, encoded: Cells) -> Tensor:
+        return self.rows.losses(encoded)
 
     def model_log_prob(self, encoded: Cells, noise: RowNoise, draws: int) -> ModelLogProb:
         return self.rows.log_prob(encoded, noise, draws)

@@ -61,12 +61,12 @@ class TypedRows(nn.Module):
         if self.hide_wanted is None:
             self.hide.fill_(HIDE_WHERE_HOLES if has_holes(cells) else 0.0)
 
-    def loss(self, cells: Cells) -> Tensor:
-        """Mean negative log-likelihood of the batch, nats."""
+    def losses(self, cells: Cells) -> Tensor:
+        """Negative log-likelihood of each row, ``(batch,)`` nats."""
         rate = float(self.hide)
         if rate:
             cells = hide_columns(cells, self.numbers, self.categories, rate)
-        return -self.density.log_prob(cells).total().mean()
+        return -self.density.log_prob(cells).total()
 
     def log_prob(self, cells: Cells) -> ModelLogProb:
         """Exact log-likelihood in model space, with what each scored column adds to it.

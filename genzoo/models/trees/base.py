@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genzoo.codecs.base import Encoded
 from genzoo.errors import GenZooError
 from genzoo.likelihood.noise import seed_of
 from genzoo.models.base import DensityModel
+from genzoo.models.baselines.mixture_em import in_rows
 from genzoo.models.scoring import split_unseen
 from genzoo.tables.batch import TableBatch
 from genzoo.trees.cluster import Cluster
@@ -136,11 +136,12 @@ class TreeModel(DensityModel):
 
     def training_step(self, batch: TableBatch, batch_idx: int) -> None:
         missing = self.store.missing(self.jobs)
+        # one column alone has no job, and a marginal all the same
+        if self._rows is None and (missing or not self.jobs):
+            self._rows = self._training_rows()
+            if len(missing) == len(self.jobs):
+                self.prepare(*self._rows)
         if missing:
-            if self._rows is None:
-                self._rows = self._training_rows()
-                if len(missing) == len(self.jobs):
-                    self.prepare(*self._rows)
             group = missing[: self._group_size(len(missing))]
             for stage in sorted({self.job_stage(job) for job in group}):
                 ready = [job for job in group if self.job_stage(job) == stage]
@@ -181,11 +182,15 @@ class TreeModel(DensityModel):
                 train, held_out = train.select(~apart), train.select(apart)
         return self._inside(train), self._inside(held_out)
 
-    def _inside(self, batch: TableBatch) -> Encoded:
+    def _inside(self, batch: TableBatch) -> Any:
         """Encoded rows without those beyond declared bounds, on the CPU."""
         encoded: Any = self.codec.encode(split_unseen(batch.to(self.device), self.schema).batch)
-        kept: Encoded = on_cpu(encoded.select((~encoded.outside).nonzero().flatten()))
-        return kept
+        kept: Any = on_cpu(encoded.select((~encoded.outside).nonzero().flatten()))
+        return self.weighed(kept)
+
+    def weighed(self, rows: Any) -> Any:
+        """Hook: encoded rows with their weights in the form that the jobs read."""
+        return in_rows(rows)
 
     # ---- complete or silent ---------------------------------------------------------------------------------------
 
@@ -213,6 +218,8 @@ def _run_elsewhere(model: TreeModel, rows: tuple[Any, Any], job: str) -> dict[st
 
 def on_cpu(rows: Any) -> Any:
     """Encoded rows (a dataclass of tensors, or of such dataclasses) in main memory, where trees read them."""
+    if rows is None:
+        return None
     if isinstance(rows, Tensor):
         return rows.detach().cpu()
     return type(rows)(**{field.name: on_cpu(getattr(rows, field.name)) for field in fields(rows)})

@@ -16,6 +16,7 @@ from genzoo.errors import CapabilityError
 from genzoo.likelihood.estimators import importance_weighted
 from genzoo.likelihood.noise import RowNoise, seed_of
 from genzoo.models.baselines.filling import fill_holes
+from genzoo.models.baselines.mixture_em import in_rows, row_weight
 from genzoo.models.baselines.multinomials import CategoryLayout, laplace_log_probs
 from genzoo.models.capabilities import Capabilities
 from genzoo.models.scoring import ModelLogProb, split_unseen
@@ -46,7 +47,10 @@ FOREST_CAPABILITIES = Capabilities(
     categorical="lower_bound",
     imputes=True,
     uses_mask=True,
+    weights=True,
 )
+REPEATS = 10
+"""Rows drawn for a row of mean weight where moments are computed: rounding weights to whole rows costs little."""
 Classes = Literal["input", "separate"]
 
 
@@ -257,10 +261,19 @@ class DenoisingForest(TreeModel):
         groups = datamodule.row_groups() if self.plan.copies else None
         if groups is None:
             return TrainingRows(train, len(train)), held_out
+        if self.schema.weight is not None:
+            raise CapabilityError(
+                f"{type(self).__name__} reads no row weights from a table that streams; "
+                "read the table whole, or leave out the weights"
+            )
         return TrainingRows(train, groups.num_rows, RowStream(groups, self.codec, self.schema)), held_out
 
     def prepare(self, rows: TrainingRows, held_out: Rows) -> None:
-        train = rows.sample
+        counts = self.layout.counts(rows.sample.cells.category, row_weight(rows.sample.cells)[:, None])[0]
+        train, held_out = (
+            in_proportion(part, seed_of(self.seed, "weights", name), REPEATS)
+            for name, part in (("train", rows.sample), ("held out", held_out))
+        )
         generator = torch.Generator().manual_seed(seed_of(self.seed, "filler"))
         filler = torch.randn(train.values.shape, generator=generator, dtype=torch.float64)
         values = torch.where(train.filler, filler, train.values)
@@ -278,7 +291,6 @@ class DenoisingForest(TreeModel):
         mean, covariance = fit_groups(values, group, self.num_groups, self.separate, self.shrink, prior_rows)
         self.mean.copy_(mean)
         self.covariance.copy_(covariance)
-        counts = self.layout.counts(train.cells.category, train.log_volume.new_ones(len(train), 1))[0]
         logs = [laplace_log_probs(counts[part]) for part in self.layout.slots()]
         if logs:
             self.category_log_prob.copy_(torch.cat(logs))
@@ -290,8 +302,13 @@ class DenoisingForest(TreeModel):
                 )
         self.refresh_derived()
 
+    def weighed(self, rows: Rows) -> Rows:
+        return replace(rows, cells=in_rows(rows.cells))
+
     def run_job(self, job: str, rows: TrainingRows, held_out: Rows) -> dict[str, bytes]:
         words = job.split()
+        rows = replace(rows, sample=in_proportion(rows.sample, seed_of(self.seed, "weights", job, "train")))
+        held_out = in_proportion(held_out, seed_of(self.seed, "weights", job, "held out"))
         group = int(words[-1]) if self.separate else 0
         if self.components:
             latent = self._latent_classes()
@@ -575,3 +592,17 @@ class DenoisingForest(TreeModel):
             category[:, self.codec.label_slot] = group
         device = self.mean.device
         return self.codec.decode(values.to(device), category.to(device), rows.to(device))
+
+
+def in_proportion(rows: Rows, seed: int, repeats: int = 1) -> Rows:
+    """Rows repeated in proportion to their weights, by systematic resampling: ``n repeats`` of them, each as often as
+    its weight asks for, rounded up or down at random. Rows without weights stay as they are.
+    """
+    weight = rows.cells.weight
+    if weight is None:
+        return rows
+    count = repeats * len(rows)
+    start = torch.rand(1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    place = (torch.arange(count, dtype=torch.float64) + start) * (weight.sum() / count)
+    chosen = rows.select(torch.searchsorted(weight.cumsum(0), place, right=True).clamp_max(len(rows) - 1))
+    return replace(chosen, cells=replace(chosen.cells, weight=None))

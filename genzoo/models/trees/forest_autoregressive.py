@@ -14,6 +14,7 @@ from genzoo.codecs.base import Cells
 from genzoo.codecs.vector import VectorCodec
 from genzoo.likelihood.noise import RowNoise, seed_of
 from genzoo.models.baselines.marginal_fit import fit_marginal
+from genzoo.models.baselines.mixture_em import row_weight
 from genzoo.models.baselines.multinomials import CategoryLayout, laplace_log_probs
 from genzoo.models.baselines.smooth_marginals import SmoothMarginals
 from genzoo.models.capabilities import Capabilities
@@ -80,7 +81,7 @@ class ForestAutoregressive(TreeModel):
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        missing="exact", context=True, context_missing=True, imputes=True, uses_mask=True, by_column=True
+        missing="exact", context=True, context_missing=True, imputes=True, uses_mask=True, by_column=True, weights=True
     )
     codec: VectorCodec
     category_log_prob: Tensor
@@ -141,7 +142,7 @@ class ForestAutoregressive(TreeModel):
         ]
 
     def prepare(self, train: Cells, held_out: Cells) -> None:
-        counts = self.layout.counts(train.category, train.log_volume.new_ones(len(train), 1))[0]
+        counts = self.layout.counts(train.category, row_weight(train)[:, None])[0]
         logs = [laplace_log_probs(counts[part]) for part in self.layout.slots()]
         if logs:
             self.category_log_prob.copy_(torch.cat(logs))
@@ -150,7 +151,8 @@ class ForestAutoregressive(TreeModel):
         for j, slot in enumerate(self.codec.numbers):
             here = train.present[:, j]
             x, lower, upper = (t[here, j] for t in (train.number, train.lower, train.upper))
-            fit_marginal(self.marginals, j, x, lower, upper, slot.quantized, seed_of(self.seed, "marginal", j))
+            weight = None if train.weight is None else train.weight[here]
+            fit_marginal(self.marginals, j, x, lower, upper, slot.quantized, seed_of(self.seed, "marginal", j), weight)
             num_bins = min(self.cuts.shape[1] + 1, max(LEAST_BINS, len(x) // ROWS_PER_BIN))
             cuts = choose_cuts(x, upper, slot.quantized, num_bins)
             self.cuts[j, : len(cuts)] = cuts
@@ -200,6 +202,7 @@ class ForestAutoregressive(TreeModel):
             self.asked(order, place, features, asked_of, nodes),
             np.concatenate([none, *answer]).astype(np.float32),
             tree.log_odds[nodes],
+            None if cells.weight is None else cells.weight.numpy()[asked_of],
         )
 
     # ---- slots ----------------------------------------------------------------------------------------------------

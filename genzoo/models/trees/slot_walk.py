@@ -51,7 +51,7 @@ def complete(
     model: ForestAutoregressive, batch: TableBatch, cells: Cells, draws: int, generator: torch.Generator
 ) -> list[TableBatch]:
     """``draws`` completions of raw rows; rows without holes are passed through."""
-    cells = Cells(**{name: value.cpu() for name, value in vars(cells).items()})
+    cells = cells.each(Tensor.cpu)
     filled = [batch.to("cpu") for _ in range(draws)]
     index = (cells.number_hole.any(1) | (cells.category < 0).any(1)).nonzero().flatten()
     if not len(index):

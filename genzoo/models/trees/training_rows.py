@@ -109,6 +109,8 @@ def joined_rows(parts: list[Any]) -> Any:
     """One after the other, of equal dataclasses of tensors (or of such dataclasses)."""
     if len(parts) == 1:
         return parts[0]
+    if parts[0] is None:
+        return None
     if isinstance(parts[0], Tensor):
         return torch.cat(parts)
     names = [field.name for field in fields(parts[0])]

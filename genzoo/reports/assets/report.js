@@ -26,6 +26,41 @@ document.querySelectorAll("table[data-sortable]").forEach(function (table) {
     });
   });
 });
+// Words and kinds hide rows of the tables in the form's section; a heading goes with the last row of its group.
+document.querySelectorAll("form[data-filter]").forEach(function (form) {
+  var list = function (found) { return Array.prototype.slice.call(found); };
+  var tables = list(form.closest("section").querySelectorAll("table[data-sortable]"));
+  var output = form.querySelector("output");
+  var reset = form.querySelector("button[type=reset]");
+  function apply() {
+    var words = form.elements.namedItem("words").value.toLowerCase().split(/\s+/).filter(Boolean);
+    var boxes = list(form.querySelectorAll("input[name=kind]"));
+    var kinds = boxes.filter(function (box) { return box.checked; }).map(function (box) { return box.value; });
+    var active = words.length > 0 || kinds.length < boxes.length;
+    tables.forEach(function (table, number) {
+      var rows = list(table.querySelectorAll("tr[data-row]"));
+      rows.forEach(function (row) {
+        var named = !words.length || words.some(function (word) { return row.dataset.name.indexOf(word) >= 0; });
+        row.hidden = !named || (boxes.length > 0 && kinds.indexOf(row.dataset.kind) < 0);
+      });
+      list(table.tBodies).forEach(function (body) {
+        var heading = body.querySelector("tr.group");
+        if (heading) heading.hidden = !body.querySelector("tr[data-row]:not([hidden])");
+      });
+      if (number === 0) {
+        var shown = rows.filter(function (row) { return !row.hidden; }).length;
+        output.textContent = !active ? "" : shown ? shown + " of " + rows.length + " rows" : "no row matches";
+      }
+    });
+    form.classList.toggle("active", active);
+    reset.disabled = !active;
+  }
+  form.addEventListener("submit", function (event) { event.preventDefault(); });
+  form.addEventListener("input", apply);
+  form.addEventListener("reset", function () { setTimeout(apply); });
+  form.hidden = false;
+  apply();
+});
 // A printed report shows every model, not only the open one.
 window.addEventListener("beforeprint", function () {
   document.querySelectorAll("details").forEach(function (item) { item.open = true; });
