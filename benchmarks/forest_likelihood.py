@@ -30,6 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "wine": {"num_levels": 20, "shrink": True, "depth": 3, "eta": 0.1},
     "breast_cancer": {"num_levels": 20},
     "mixture": {"num_levels": 25},
+    "letters": {"num_levels": 8, "copies": 3, "rounds": 40, "eta": 0.3},
 }
 
 
@@ -62,10 +63,22 @@ def _log_density(x: np.ndarray, centres: np.ndarray, sd: float) -> np.ndarray:
     return np.asarray(torch.logsumexp(torch.from_numpy(each), 1))
 
 
+def letters(num_rows: int, rng: np.random.Generator) -> tuple[pd.DataFrame, np.ndarray]:
+    """Two columns of three categories; the second repeats the first in four rows of five. And their log-probability."""
+    first = rng.integers(0, 3, num_rows)
+    second = np.where(rng.random(num_rows) < 0.8, first, rng.integers(0, 3, num_rows))
+    frame = pd.DataFrame({"x0": np.array(list("abc"))[first], "x1": np.array(list("xyz"))[second]})
+    return frame, np.log((0.8 * (first == second) + 0.2 / 3) / 3)
+
+
 def table(name: str, seed: int, num_rows: int | None = None) -> tuple[pd.DataFrame, pd.DataFrame, float | None]:
     """Training (with validation) and held-out rows in z-scores of the training rows, and the truth's mean NLL."""
     rng = np.random.default_rng(seed)
     truth = None
+    if name == "letters":
+        frame, _ = letters(num_rows or 1500, rng)
+        held_out, log_probability = letters(500, rng)
+        return frame, held_out, -float(log_probability.mean())
     if name in ("moons", "eight_gaussians"):
         make = moons if name == "moons" else eight_gaussians
         train, _ = make(num_rows or 2500, rng)
@@ -100,7 +113,8 @@ def grid_sum(model: Any, frame: pd.DataFrame) -> float:
 
 def run(name: str, model: str, seed: int, arguments: dict[str, Any], num_rows: int | None, alone: bool) -> None:
     train, test, truth = table(name, seed, num_rows)
-    data = {"test": 0.0, "val": 0.15, "overrides": {column: {"kind": "continuous"} for column in train}}
+    kind = "categorical" if name == "letters" else "continuous"
+    data = {"test": 0.0, "val": 0.15, "overrides": {column: {"kind": kind} for column in train}}
 
     def fit(key: str, **given: Any) -> Any:
         return genzoo.fit(train, model=key, data=data, seed=seed, **given)
@@ -118,7 +132,7 @@ def run(name: str, model: str, seed: int, arguments: dict[str, Any], num_rows: i
     started = time.process_time()
     one, ten = (cell(trees.log_prob(test, draws=draws)) for draws in (1, 10))
     scoring = time.process_time() - started
-    total = f"{grid_sum(trees, train):.3f}" if train.shape[1] == 2 else ""
+    total = f"{grid_sum(trees, train):.3f}" if train.shape[1] == 2 and name != "letters" else ""
     shown = "" if truth is None else f"{truth:.3f}"
     print(
         f"| {name} ({train.shape[0]} x {train.shape[1]}) | {shown} | {' | '.join(others)} | {one} | {ten} | {total} | "

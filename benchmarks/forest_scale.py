@@ -2,9 +2,9 @@
 
     python benchmarks/forest_scale.py [--rows 1000 10000 100000 1000000] [--columns 10 30 100]
 
-Correlated Gaussian rows, 5 levels, 20 rounds, and by default about 20,000 noised rows a level whatever the length of
-the table (``--copies 1`` noises every row); training and one drawn set of a thousand rows. CPU seconds and peak memory
-above that of the process with its rows read, in a process of its own.
+Correlated Gaussian rows, one worker, 5 levels, 20 rounds, and by default about 20,000 noised rows a level whatever the
+length of the table (``--copies 1`` noises every row); training and one drawn set of a thousand rows. CPU seconds and
+peak memory above that of the process with its rows read, in a process of its own.
 """
 
 from __future__ import annotations
