@@ -2,10 +2,11 @@
 
     python benchmarks/any_order_likelihood.py RUN TABLE [--exact 50] [--orders 32] [--draws 32] [--rows N]
 
-RUN is a run folder or checkpoint of ``radd``, on a table of at most 16 cells unless ``--exact 0``; TABLE holds the rows
-to score: a file of the table's form, or an npz with canonical splits, of which the test rows are taken. All rows get the
-bound (``--draws`` masked sets a row) and the importance-weighted bound (``--orders`` orders); the first ``--exact`` rows
-get the exact value and the noise-free bound, both from one list of all subsets of cells. 0 leaves a number out.
+RUN is a run folder or checkpoint of ``radd``, on a table of at most 16 cells unless ``--exact 0``; TABLE holds the
+rows to score: a file of the table's form, or an npz with canonical splits, of which the test rows are taken. All rows
+get the bound (``--draws`` masked sets a row) and the importance-weighted bound (``--orders`` orders); the first
+``--exact`` rows get the exact value and the noise-free bound, both from one list of all subsets of cells. 0 leaves a
+number out.
 """
 
 from __future__ import annotations
