@@ -2,10 +2,11 @@
 
     python benchmarks/any_order_likelihood.py RUN TABLE [--exact 50] [--orders 32] [--draws 32] [--rows N]
 
-RUN is a run folder or checkpoint of ``radd`` on a table of at most 16 cells; TABLE holds the rows to score: a file of
-the table's form, or an npz with canonical splits, of which the test rows are taken. All rows get the bound (``--draws``
-masked sets a row) and the importance-weighted bound (``--orders`` orders); the first ``--exact`` rows get the exact
-value and the noise-free bound, both from one list of all subsets of cells.
+RUN is a run folder or checkpoint of ``radd``, on a table of at most 16 cells unless ``--exact 0``; TABLE holds the
+rows to score: a file of the table's form, or an npz with canonical splits, of which the test rows are taken. All rows
+get the bound (``--draws`` masked sets a row) and the importance-weighted bound (``--orders`` orders); the first
+``--exact`` rows get the exact value and the noise-free bound, both from one list of all subsets of cells. 0 leaves a
+number out.
 """
 
 from __future__ import annotations
@@ -79,13 +80,20 @@ def main() -> None:
     print(f"{given.table}: {len(data)} rows, {model.codec.num_slots} cells, {model.num_parameters} parameters")
     print("| likelihood | nats a row | rows | CPU s |\n|---|---|---|---|")
     for name, draws in (("bound", given.draws), ("importance", given.orders)):
+        if not draws:
+            continue
         model.likelihood, model.draws = name, draws
         started = time.process_time()
         scored = model.log_prob(data, seed=given.seed)
         found[name] = scored.values
         print(line(scored.method, "bound", scored.values, time.process_time() - started), flush=True)
-    gap = found["importance"] - found["bound"]
-    print(f"importance over bound, paired: {gap.mean():+.4f} ± {gap.std(ddof=1) / len(gap) ** 0.5:.4f}")
+        assert scored.se is not None
+        print(f"of its error the draws make {float(np.sqrt((scored.se**2).sum())) / len(data):.4f}", flush=True)
+    if len(found) == 2:
+        gap = found["importance"] - found["bound"]
+        print(f"importance over bound, paired: {gap.mean():+.4f} ± {gap.std(ddof=1) / len(gap) ** 0.5:.4f}")
+    if not given.exact:
+        return
     few = data.select(slice(0, given.exact))
     started = time.process_time()
     exact, bound = by_all_subsets(model, few)
@@ -93,7 +101,8 @@ def main() -> None:
     number = 2**model.codec.num_slots
     print(line(f"bound, all {number:,} subsets", "bound", bound, seconds))
     print(line(f"exact, all {number:,} subsets", "exact", exact, seconds))
-    print(line("importance, the same rows", "bound", found["importance"][: len(few)], 0))
+    for name, values in found.items():
+        print(line(f"{name}, the same rows", "bound", values[: len(few)], 0))
     gap = exact - bound
     print(
         f"exact over bound on the same rows: mean {gap.mean():.4f}, least {gap.min():.2e}, "
