@@ -17,7 +17,7 @@ from genzoo.models.discrete.token_rows import build_network, chosen_network, log
 from genzoo.networks.residual import SymbolMLP
 from genzoo.networks.symbols import Vocabulary
 from genzoo.networks.text import TextTransformer
-from genzoo.networks.transformer import TableTransformer, rotation, turned
+from genzoo.networks.transformer import Layer, TableTransformer, rotation, turned
 from genzoo.tables.batch import TableBatch
 from genzoo.tables.schema import Column, Schema
 
@@ -157,6 +157,7 @@ def test_number_of_weights_does_not_grow_with_the_length_unless_placed() -> None
 def attention_at_the_start(network: TextTransformer, place: int) -> Tensor:
     """Weights ``(heads, length)`` that a cell gives to each cell by the biases of the first layer alone."""
     layer = network.layers[0]
+    assert isinstance(layer, Layer)
     bias = layer.qkv.bias.detach().reshape(1, 1, 3, layer.num_heads, -1)
     q, k, v = turned(bias.expand(1, len(network.rotation), -1, -1, -1), network.rotation)[0].unbind(1)
     assert (v == 0).all()
