@@ -1,6 +1,6 @@
 """An autoregressive transformer on a text, of the size of the text diffusions, whose bits per character it refers to.
 
-    OMP_NUM_THREADS=1 python benchmarks/text_autoregressive.py FOLDER [--length 128 --steps 1600]
+    OMP_NUM_THREADS=1 python benchmarks/text_autoregressive.py FOLDER [--length 128 --steps 2000]
 
 The network is ``genzoo.networks.text.TextTransformer`` with causal attention; chunks, batches, steps, learning rate and
 averaged weights are those of the ``wiki27_text`` recipes. Every chunk is scored on its own, from its first character,
@@ -45,7 +45,7 @@ def endless(loader: Any) -> Iterator[TableBatch]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", help="the text, as for genzoo.datamodules.Text")
-    for name, default in (("width", 128), ("layers", 4), ("heads", 4), ("length", 128), ("batch", 16), ("steps", 1600)):
+    for name, default in (("width", 128), ("layers", 4), ("heads", 4), ("length", 128), ("batch", 16), ("steps", 2000)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--verbose", action="store_true", help="the loss of every hundredth step")

@@ -15,6 +15,8 @@ import torch
 import genzoo
 from contract import discrete_table, mixed_table
 from genzoo.datamodules.table import Table
+from genzoo.diffusion import any_order
+from genzoo.diffusion.absorbing import masked_nll
 from genzoo.errors import CapabilityError
 from genzoo.likelihood.noise import RowNoise
 from genzoo.models.catalogue import model_class
@@ -99,6 +101,32 @@ def test_all_losses_of_a_trained_network_average_to_its_bound(noise: str) -> Non
         # times start at 1e-3, where the losses of time are cut: below 0.3 % of the bound
         slack = 0.0 if loss == "any_order" else 4e-3 * bound
         assert abs(float(means.mean()) - bound) < 4.5 * error + slack, loss
+
+
+def test_cross_entropy_weighs_every_masked_cell_alike_and_every_cell_by_one_in_the_mean() -> None:
+    model = fitted()
+    rows = model.codec.encode(model._encoded_table(discrete_table(60, seed=3)).batch())
+    tokens = rows.tokens
+    states, weights = [], []
+    for pattern in any_order.subsets(tokens.shape[1]):
+        observed, masked = (tokens >= 0).sum(1), pattern & (tokens >= 0)
+        count = masked.sum(1)
+        ways = torch.tensor([math.comb(int(n), int(k)) for n, k in zip(observed, count, strict=True)])
+        # holes are no part of a set: every set of observed cells is met once for each set of holes
+        chance = torch.where(count > 0, 1 / (observed * ways * 2 ** (tokens < 0).sum(1)), 0.0)
+        states.append(masked)
+        weights.append(chance * 2 * observed / (observed + 1))
+    every = torch.arange(len(tokens))
+    expected = torch.zeros(len(tokens), dtype=torch.float64)
+    with torch.no_grad():
+        for masked, weight in zip(states, weights, strict=True):
+            log_probs = model.conditional(rows.context)(tokens.masked_fill(masked, -1), every)
+            expected += weight * masked_nll(log_probs, tokens, masked)
+        model.loss_kind = "cross_entropy"
+        torch.manual_seed(0)
+        found = torch.stack([model.loss_terms(tokens, rows.context).double().mean() for _ in range(400)])
+        model.loss_kind = "any_order"
+    assert abs(float(found.mean() - expected.mean())) < 4.5 * float(found.std()) / 20
 
 
 def test_bounds_are_below_the_exact_value_and_more_orders_come_closer() -> None:

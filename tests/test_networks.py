@@ -20,7 +20,7 @@ from genzoo.networks.logistic import LogisticTerm
 from genzoo.networks.residual import SymbolMLP
 from genzoo.networks.symbols import Vocabulary
 from genzoo.networks.text import TextTransformer
-from genzoo.networks.transformer import TableTransformer, rotation, turned
+from genzoo.networks.transformer import Layer, TableTransformer, rotation, turned
 from genzoo.tables.batch import TableBatch
 from genzoo.tables.schema import Column, Schema
 
@@ -164,6 +164,7 @@ def test_number_of_weights_does_not_grow_with_the_length_unless_placed() -> None
 def attention_at_the_start(network: TextTransformer, place: int) -> Tensor:
     """Weights ``(heads, length)`` that a cell gives to each cell by the biases of the first layer alone."""
     layer = network.layers[0]
+    assert isinstance(layer, Layer)
     bias = layer.qkv.bias.detach().reshape(1, 1, 3, layer.num_heads, -1)
     q, k, v = turned(bias.expand(1, len(network.rotation), -1, -1, -1), network.rotation)[0].unbind(1)
     assert (v == 0).all()
@@ -190,8 +191,9 @@ def test_a_text_network_leaves_the_frequencies_of_its_symbols_at_once() -> None:
         torch.manual_seed(0)
         network = TextTransformer(Vocabulary(8), 64, width=32, num_layers=2, num_heads=2)
         if not looking:
-            for layer in network.layers:
-                layer.qkv.bias.data.zero_()
+            for name, parameter in network.named_parameters():
+                if name.endswith("qkv.bias"):
+                    parameter.data.zero_()
         optimizer = torch.optim.Adam(network.parameters(), 3e-3)
         losses = []
         for _ in range(50):

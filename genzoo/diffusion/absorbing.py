@@ -3,7 +3,8 @@ r"""The absorbing process: cells are masked one by one; schedules, the analytic 
 A cell is masked at time ``t`` with probability ``1 - alpha_t``. The reverse process needs, for a masked cell, only the
 conditional of clean data given the visible cells, which does not depend on time; the ratio of probabilities (the
 concrete score) is that conditional times ``alpha_t / (1 - alpha_t)``. The four losses have equal expectation: the
-negative of the any-order bound. Source: Ou et al. (2024), arXiv:2406.03736.
+negative of the any-order bound. Source: Ou et al. (2024), arXiv:2406.03736. ``cross_entropy`` is a fifth with the same
+optimum and another expectation, for training alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from genzoo.diffusion.categorical import symbol_log_prob
 
-Loss = Literal["any_order", "lambda_dce", "t_dce", "t_dse"]
+Loss = Literal["any_order", "lambda_dce", "t_dce", "t_dse", "cross_entropy"]
 
 
 class Schedule(Protocol):

@@ -75,8 +75,11 @@ class RADD(DensityModel):
         logistic: Adds to ``mlp`` a logistic regression of each cell on the symbols of the others, its weights under a
             Laplace prior of this scale: training minimises ``|weight| / logistic`` beside the nats of all training
             rows. Smaller is sparser; the prior fades as rows grow. 0 adds nothing.
-        loss: What training minimises; the four have one expectation. ``any_order`` draws the number of masked cells
-            and has the least noise; ``lambda_dce`` the masking probability, ``t_dce`` and ``t_dse`` a time.
+        loss: What training minimises; the first four have one expectation. ``any_order`` draws the number of masked
+            cells and has the least noise of them; ``lambda_dce`` the masking probability, ``t_dce`` and ``t_dse`` a
+            time. ``cross_entropy`` is ``any_order`` with one weight for all masked cells, instead of more where few are
+            masked: the same conditionals are best, with less noise on long rows, but its value is no bound. The
+            likelihood reported is the same for all.
         noise: Schedule of ``t_dce`` and ``t_dse``: ``log_linear`` or ``geometric``.
         likelihood: See above.
         sampler: ``any_order`` and ``first_hitting`` reveal a cell a call and follow the exact likelihood; ``tweedie``
@@ -131,7 +134,7 @@ class RADD(DensityModel):
     ) -> None:
         super().__init__(schema, **training)
         for name, value, known in (
-            ("loss", loss, ("any_order", "lambda_dce", "t_dce", "t_dse")),
+            ("loss", loss, ("any_order", "lambda_dce", "t_dce", "t_dse", "cross_entropy")),
             ("noise", noise, ("log_linear", "geometric")),
             ("likelihood", likelihood, ("auto", "exact", "bound", "subset", "importance")),
             ("sampler", sampler, ("any_order", "first_hitting", "tweedie", "euler")),
@@ -222,7 +225,9 @@ class RADD(DensityModel):
         self.network.head.start_at(log_marginals(self.codec, batches[0].tokens))
 
     def row_losses(self, encoded: TokenRows) -> Tensor:
-        """Nats a row, in expectation the negative any-order bound, and the row's share of the prior of ``logistic``."""
+        """Nats a row, in expectation the negative any-order bound (but for ``cross_entropy``), and the row's share of
+        the prior of ``logistic``.
+        """
         losses = self.loss_terms(encoded.tokens, encoded.context)
         term = getattr(self.network, "logistic", None)
         if term is None:
@@ -234,11 +239,13 @@ class RADD(DensityModel):
         """The chosen loss of each row, ``(batch,)``, at random masks from torch's own generator."""
         level = spread_levels(len(tokens), tokens.device)
         observed = (tokens >= 0).sum(1)
-        if self.loss_kind == "any_order":
+        if self.loss_kind in ("any_order", "cross_entropy"):
             count = (level * observed).floor().to(torch.int64).clamp(max=observed - 1) + 1
             order = torch.rand(tokens.shape, dtype=torch.float64, device=tokens.device)
             masked = any_order.mask_uniformly(tokens, count, order)
             weight = observed / count.clamp(min=1)
+            if self.loss_kind == "cross_entropy":  # in the mean over counts a cell weighs 1
+                weight = 2 * observed / (observed + 1)
         else:
             time = SMALLEST_TIME + (1 - SMALLEST_TIME) * level
             by_time = self.loss_kind != "lambda_dce"
