@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := demo-output
-SOURCES := genzoo tests benchmarks docs/conf.py
+SOURCES := genzoo tests benchmarks docs/conf.py docs/kinds_figure.py
 # one thread a process: faster than two on small batches, and the same numbers on every machine
 ENV := OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::DeprecationWarning
 # demo: the models, longest training time of each in minutes, how many at the same time, which one samples and imputes

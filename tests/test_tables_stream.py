@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import genzoo
-from contract import mixed_table
+from contract import SMALL, mixed_table
 from genzoo.commands import impute, ranges, sample, score
 from genzoo.errors import DataError, GenZooError
 from genzoo.main import main
@@ -87,6 +87,24 @@ def test_scores_and_completions_do_not_depend_on_the_ranges(place: Path) -> None
         assert not together.isna().any().any()
     parts = [sample.sample_range(model, 1, *ends) for ends in row_ranges(9000, 4096)]
     assert pa.concat_tables(parts).equals(sample.sample_range(model, 1, 0, 9000))
+
+
+@pytest.mark.parametrize("key", ["spline_flow", "forest_autoregressive"])
+def test_scores_do_not_depend_on_row_groups_ranges_or_batches(key: str, tmp_path: Path) -> None:
+    frame = mixed_table(500)
+    model = genzoo.fit(frame, model=key, max_epochs=1, **SMALL[key])
+    model.save(tmp_path / "model.ckpt")
+    whole = model.log_prob(frame, batch_size=500).values
+    assert np.abs(model.log_prob(frame, batch_size=7).values - whole).max() < 1e-5
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    for size, length in ((500, 64), (33, 500), (100, 77)):
+        path = tmp_path / f"{size}.parquet"
+        pq.write_table(table, path, row_group_size=size)
+        tasks = row_ranges(500, length)
+        parts = [
+            score.score_range(str(tmp_path / "model.ckpt"), str(path), None, None, False, *ends)[0] for ends in tasks
+        ]
+        assert np.abs(join_rows(parts).values - whole).max() < 1e-5
 
 
 def test_commands_write_what_python_says(place: Path, tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def details(name: str) -> str:
         f"  imputes      {'yes' if c.imputes else 'no'}",
         f"  samples      {'yes' if c.samples else 'no'}",
         f"  by column    {'yes: genzoo score --by column' if c.by_column else 'no'}",
+        f"  row weights  {'yes: --data.weight COLUMN' if c.weights else 'no'}",
     ]
     if c.stages:
         lines.append(f"  stages       {', '.join(c.stages)}")
