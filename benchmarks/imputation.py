@@ -316,9 +316,10 @@ tested; the standard errors are in the tables):
 
 {losses}
 
-`forest_autoregressive` has a large RMSE on some tables because a few of its draws are far beyond the training range: its
-marginals keep a Student tail with two degrees of freedom, so that no row is hopeless, and on a column whose scale is bent
-(asinh or quantiles) that tail stands on the bent scale. The median of the draws and the other scores do not feel it.
+`forest_autoregressive` has a large RMSE on some tables because a few of its draws are far beyond the training range:
+its marginals keep a Student tail with two degrees of freedom, so that no row is hopeless, and on a column whose scale
+is bent (asinh or quantiles) that tail stands on the bent scale. The median of the draws and the other scores do not
+feel it.
 """
 
 
@@ -332,7 +333,8 @@ def write_page(path: Path, records: Sequence[Record]) -> None:
     complete, holes = ([r for r in records if r["complete"] is flag] for flag in (True, False))
     versions = sorted({r["version"] for r in records} | {f"torch {torch.__version__.split('+')[0]}"})
     text = PAGE.format(
-        versions=", ".join(versions), resamples=RESAMPLES, complete=tables_of(complete), verdicts=verdicts(complete), holes=tables_of(holes),
+        versions=", ".join(versions), resamples=RESAMPLES, complete=tables_of(complete), verdicts=verdicts(complete),
+        holes=tables_of(holes),
         losses=where_we_lose(holes), visits_complete=visits_of(complete), visits_holes=visits_of(holes),
     )  # fmt: skip
     path.write_text(text, encoding="utf-8")
