@@ -333,7 +333,8 @@ def write_page(path: Path, records: Sequence[Record]) -> None:
     text = PAGE.format(
         versions=", ".join(versions), resamples=RESAMPLES, complete=tables_of(complete), verdicts=verdicts(complete),
         holes=tables_of(holes),
-        losses=where_we_lose(holes), visits_complete=visits_of(complete), radd=f", but for the length of RADD's training ({steps} rows in all)" if (steps := visits_of(holes)) else "",
+        losses=where_we_lose(holes), visits_complete=visits_of(complete),
+        radd=f", but for the length of RADD's training ({visits_of(holes)} rows in all)" if visits_of(holes) else "",
     )  # fmt: skip
     path.write_text(text, encoding="utf-8")
 
