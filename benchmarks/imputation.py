@@ -336,7 +336,9 @@ def write_page(path: Path, records: Sequence[Record]) -> None:
         losses=where_we_lose(holes), visits_complete=visits_of(complete),
         radd=f", but for the length of RADD's training ({visits_of(holes)} rows in all)" if visits_of(holes) else "",
     )  # fmt: skip
-    path.write_text(text, encoding="utf-8")
+    # the first paragraph names versions, so its lines are broken here
+    title, lead, rest = text.split("\n\n", 2)
+    path.write_text(f"{title}\n\n{tidy(lead)}\n\n{rest}", encoding="utf-8")
 
 
 def main() -> None:
