@@ -89,3 +89,17 @@ def losses(
         f"{label or metric}: {peer['method']} {shown(peer[metric], digits=digits)}, "
         f"{ours['method']} {shown(ours[metric], digits=digits)}"
     )
+
+
+def not_measured(wanted: Mapping[str, Sequence[str]], records: Sequence[Record], name: str) -> str:
+    """Which wanted methods of each case have no record, as a paragraph; empty if all have.
+
+    Args:
+        wanted: Case to its methods.
+        records: What was measured.
+        name: Field of a record that holds its case.
+    """
+    done = {(r[name], r["method"]) for r in records}
+    open_cases = {case: [m for m in methods if (case, m) not in done] for case, methods in wanted.items()}
+    texts = [f"{case}: {', '.join(methods)}" for case, methods in open_cases.items() if methods]
+    return tidy(f"Not measured yet: {'; '.join(texts)}.") if texts else ""

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from real_tables import TABLES, open_table
-from result_page import Record, keep_record, load_records, losses, markdown_table, plain, shown, tidy
+from result_page import Record, keep_record, load_records, losses, markdown_table, not_measured, plain, shown, tidy
 from synthesisers import PACKAGES, SYNTHESISERS, encoded, version_of
 
 from genzoo.datamodules.table import Table
@@ -194,6 +194,12 @@ def tables_of(records: Sequence[Record]) -> str:
     return "\n\n".join(parts)
 
 
+def open_cases(records: Sequence[Record]) -> str:
+    """What is still to be measured on the tables that were begun."""
+    wanted = {name: [REAL, *OURS, *SYNTHESISERS] for name in TABLES if any(r["table"] == name for r in records)}
+    return not_measured(wanted, records, "table")
+
+
 def where_we_lose(records: Sequence[Record]) -> str:
     """For each table the measures in which the best of other software is ahead of our best."""
     lines = []
@@ -232,6 +238,8 @@ that even this takes longer.
 
 {tables}
 
+{open_cases}
+
 ## Where GenZoo loses
 
 The best of the others against the best of GenZoo's models in each measure, wherever theirs is better (differences are
@@ -248,7 +256,8 @@ def write_page(path: Path, records: Sequence[Record]) -> None:
     versions = sorted({r["version"] for r in records} | {f"torch {torch.__version__.split('+')[0]}"})
     limits = sorted({int(r["limit"]) for r in records})
     text = PAGE.format(
-        versions=", ".join(versions), tables=tables_of(records), losses=where_we_lose(records),
+        versions=", ".join(versions), tables=tables_of(records), open_cases=open_cases(records),
+        losses=where_we_lose(records),
         limit=" or ".join(map(str, limits)), levels=LEVELS, trees=TRIAL_TREES,
     )  # fmt: skip
     # the first paragraph names versions, so its lines are broken here

@@ -125,3 +125,12 @@ def test_numbers_are_shown_with_their_error_and_a_dash_where_there_is_none() -> 
     assert result_page.shown(None) == result_page.shown(math.nan) == "–"
     table = result_page.markdown_table(("name", "n"), [("x", "1")])
     assert table.splitlines() == ["| name | n |", "| --- | ---: |", "| x | 1 |"]
+
+
+def test_what_is_not_measured_yet_is_said() -> None:
+    import result_page
+
+    records = [{"table": "t", "method": "a"}, {"table": "u", "method": "b"}]
+    wanted = {"t": ["a"], "u": ["a", "b"]}
+    assert result_page.not_measured(wanted, records, "table") == "Not measured yet: u: a."
+    assert result_page.not_measured({"t": ["a"]}, records, "table") == ""
