@@ -486,13 +486,15 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
         """
         data = self._encoded_table(table)
         seed, draws = self.seed if seed is None else seed, self.draws if draws is None else draws
-        was_training, started = self.training, time.monotonic()
+        was_training, own_draws, started = self.training, self.draws, time.monotonic()
         self.eval()
+        self.draws = draws  # a method that names its draws names these
         try:
             parts = [_numpy(b, self.score_batch(b.to(self.device), seed, draws)) for b in _chunks(data, batch_size)]
+            return self._collect(parts, data, seed, draws, seconds=time.monotonic() - started)
         finally:
+            self.draws = own_draws
             self.train(was_training)
-        return self._collect(parts, data, seed, draws, seconds=time.monotonic() - started)
 
     def _collect(
         self, parts: list[dict[str, np.ndarray]], data: TableData, seed: int, draws: int, seconds: float = 0.0
