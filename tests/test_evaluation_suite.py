@@ -50,7 +50,7 @@ def test_nearest_neighbours_are_scikit_learns_and_copies_are_at_distance_zero() 
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(300, 5)), 1e3 + rng.normal(size=(200, 5))
     x[0] = y[7]
-    # a tree subtracts coordinates; "brute" multiplies, and far from the origin a copy is then 4e-5 away on some machines
+    # a tree subtracts coordinates; "brute" multiplies, and far from the origin a copy may then be 4e-5 away
     expected = NearestNeighbors(n_neighbors=3, algorithm="kd_tree").fit(y).kneighbors(x)[0]
     found = nearest(x, y, 3)
     assert np.allclose(found, expected, atol=1e-9)
