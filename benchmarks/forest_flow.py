@@ -1,7 +1,7 @@
 """ForestFlow beside the public package ForestDiffusion 1.0.6: CPU, memory, size, and quality of the generated rows.
 
-    python -m venv /tmp/forest && /tmp/forest/bin/pip install ForestDiffusion==1.0.6
-    python benchmarks/forest_flow.py --reference /tmp/forest/bin/python [--only iris wine] [--seeds 3] [--sets 5]
+    python -m venv peer && peer/bin/pip install ForestDiffusion==1.0.6
+    python benchmarks/forest_flow.py --reference peer/bin/python [--only iris wine] [--seeds 3] [--sets 5]
 
 Both sides train on the same rows, one after the other, each in a process of its own; costs are CPU seconds and peak
 memory of the whole process tree from the moment its imports are done until its rows are drawn. ``tuned``: the settings
