@@ -318,8 +318,8 @@ tested; the standard errors are in the tables):
 
 `forest_autoregressive` has a large RMSE on some tables because a few of its draws are far beyond the training range:
 its marginals keep a Student tail with two degrees of freedom, so that no row is hopeless, and on a column whose scale
-is bent (asinh or quantiles) that tail stands on the bent scale. The median of the draws and the other scores do not
-feel it.
+is bent (asinh or quantiles) that tail stands on the bent scale. That is read off the formula, not yet tested by a
+change. The median of the draws and the other scores do not feel it.
 """
 
 
