@@ -296,3 +296,20 @@ def test_unknown_scalers_are_named() -> None:
 def test_one_value_on_the_finest_grid_is_its_own_scale(step: float, spread: float) -> None:
     fitted = fit_column(torch.full((7,), 0.0, dtype=torch.float64), "auto", step, 16)
     assert fitted.spread == pytest.approx(spread)
+
+
+def test_bends_are_the_steps_of_z_for_a_factor_e_of_distance() -> None:
+    scaler = _scaler()
+    bends = dict(zip(NAMES, scaler.bends.tolist(), strict=True))
+    assert {name for name, bend in bends.items() if bend == 0} == {
+        "plain",
+        "robust",
+        "share",
+        "bent share",
+        "grid plain",
+    }
+    for name, sign in (("tails", 1), ("tails", -1), ("positive", 1), ("negative", -1), ("knots", 1), ("bent", 1)):
+        column = torch.tensor([NAMES.index(name)])
+        far = sign * torch.tensor([[60.0], [61.0]], dtype=torch.float64).exp()
+        z = scaler(far, column)[0][:, 0]
+        assert float((z[1] - z[0]).abs()) == pytest.approx(bends[name], rel=1e-6), name

@@ -162,6 +162,24 @@ class ColumnScaler(nn.Module):
             v = v.index_copy(1, knotted, self._quantile_inverse(z[:, knotted], columns[knotted]))
         return self._from_line(v * self.spread[columns] + self.middle[columns], columns)
 
+    @property
+    def bends(self) -> Tensor:
+        """``(num_columns,)`` float64: how far ``z`` moves far out when the distance in the column's unit grows e-fold.
+
+        0 where ``z`` moves with the distance itself (an affine map), or where the support has two ends and there is no
+        far out. Of a support with one end, the other side counts. For ``asinh`` after a logarithm, whose slope never
+        settles, it is the slope at the middle.
+        """
+        support = torch.tensor(self.support, dtype=torch.int64, device=self.shift.device)
+        free, above, one_sided = support == FREE, support == ABOVE, (support == ABOVE) | (support == BELOW)
+        beta = torch.where(above, self.tail_upper, self.tail_lower)
+        line = 1 / self.spread  # of a logarithm
+        bent = torch.where(self.family == ASINH, 1 / self.after_spread, torch.ones_like(line))
+        after = torch.where(self.family == ASINH, line / self.after_spread, line)
+        after = torch.where(self.family == QUANTILE, line * beta, after)
+        curved = free & (self.family != AFFINE)
+        return torch.where(curved, bent, torch.where(one_sided, after, torch.zeros_like(line)))
+
     def describe(self) -> dict[str, str]:
         """The map of each column in a word or two, for reports."""
         before = {FREE: "", ABOVE: "log, ", BELOW: "log, ", BETWEEN: "logit, "}

@@ -308,6 +308,11 @@ class VectorCodec(Codec):
         codes[:, self.code_source] = category[:, self.code_slot]
         return TableBatch(numeric, codes, rows)
 
+    @property
+    def bends(self) -> Tensor:
+        """``(num_numbers,)`` :attr:`~genzoo.codecs.scalers.ColumnScaler.bends` of every number slot."""
+        return self.scaler.bends[self.slot_column]
+
     def raw(self, number: Tensor, slots: Tensor | None = None) -> Tensor:
         """Raw values of model-space numbers, quantized ones on their grid; ``(batch, len(slots))`` float64."""
         slots = self.every if slots is None else slots

@@ -97,11 +97,13 @@ class Independent(DensityModel):
             logs[known] = laplace_log_probs(counts[known])
         self.category_log_prob.copy_(logs)
         self.marginals.cpu()
+        bends = self.codec.bends.tolist()
         for j, slot in enumerate(self.codec.numbers):
             here = cells.present[:, j] & ~cells.outside
             x, lower, upper = (t[here, j].cpu() for t in (cells.number, cells.lower, cells.upper))
             weight = None if cells.weight is None else cells.weight[here]
-            fit_marginal(self.marginals, j, x, lower, upper, slot.quantized, seed_of(self.seed, "marginal", j), weight)
+            seed = seed_of(self.seed, "marginal", j)
+            fit_marginal(self.marginals, j, x, lower, upper, slot.quantized, seed, weight, bends[j])
         self.marginals.to(device)
         self.marginals.atom_lower.copy_(atoms.lower)
         self.marginals.atom_upper.copy_(atoms.upper)

@@ -1,8 +1,9 @@
 """Fits a smooth one-dimensional density, and spikes on a grid, by stacking candidates on held-out rows.
 
 Candidates are kernel estimates whose bandwidth is a local quantile range (narrow where rows are dense, wide in tails),
-at several ranges; Student's t with two degrees of freedom; and, for a quantized column, smoothed counts of its grid
-points. Their weights maximise the held-out likelihood, a concave problem solved by EM.
+at several ranges; a tail (Student's t with four degrees of freedom, or a logistic on a scale that bends); and, for a
+quantized column, smoothed counts of its grid points. Their weights maximise the held-out likelihood, a concave problem
+solved by EM.
 
 References: Wolpert (1992), Stacked generalization; Smyth and Wolpert (1999), Linearly combining density estimators via
 stacking; Silverman (1986), Density estimation, section 5.2 (nearest-neighbour bandwidths).
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genzoo.models.baselines.smooth_marginals import PiecewiseLinear, SmoothMarginals, heavy_density, heavy_mass
+from genzoo.models.baselines.smooth_marginals import PiecewiseLinear, SmoothMarginals, tail_log_density, tail_mass
 
 RANGES = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.5)
 """Shares of the rows whose quantile range sets a kernel's width."""
@@ -28,6 +29,11 @@ MAX_GROUPS = 320
 MAX_CV_ROWS = 20_000
 FOLDS = 5
 TIE_THRESHOLDS = (1, 4, 16, 64)
+TAIL_POWER = 4.0
+"""The mass beyond a distance falls at least as this power of it, also on a scale that grows like its logarithm, so that
+draws have a mean and a variance in the unit of the column."""
+STUDENT_QUARTILE = 0.7406971
+"""Upper quartile of Student's t with four degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,20 @@ class Values:
     quantized: bool
 
 
+@dataclass(frozen=True)
+class Tail:
+    """The component that is spread widest, and how slowly the others may fall."""
+
+    centre: Tensor
+    scale: Tensor
+    bent: Tensor
+    least_rate: float
+
+    def standardised(self, x: Tensor) -> Tensor:
+        """Distance from the centre in scales."""
+        return (x - self.centre) / self.scale
+
+
 def fit_marginal(
     marginals: SmoothMarginals,
     column: int,
@@ -49,6 +69,7 @@ def fit_marginal(
     quantized: bool,
     seed: int = 0,
     weight: Tensor | None = None,
+    bend: float = 0.0,
 ) -> None:
     """Fits one column of ``marginals`` on observed training values.
 
@@ -61,6 +82,8 @@ def fit_marginal(
         quantized: Probabilities of cells are wanted instead of a density.
         seed: Seed of the folds.
         weight: ``(n,)`` how many rows each value counts for; ``None``: one.
+        bend: How far ``x`` moves far out when the distance in the column's own unit grows by a factor e; 0 if ``x``
+            moves with the distance itself (:meth:`~genzoo.codecs.scalers.ColumnScaler.bends`).
     """
     if len(x) == 0:
         return
@@ -69,9 +92,11 @@ def fit_marginal(
     values = Values(distinct, lower[first], upper[first], quantized)
     centre, spread = _location(x, weight)
     counts = torch.bincount(index, weight, minlength=len(distinct)).double()
+    rate = TAIL_POWER / bend if bend else 0.0
+    tail = Tail(centre, x.new_tensor(1 / rate) if rate else spread, torch.tensor(rate > 0), rate)
     knots = _knots(values, counts, spread, marginals.num_knots)
-    weights = _stack(values, index, knots, centre, spread, marginals.num_spikes, seed, weight)
-    smooth, pmfs = _candidates(values, counts, knots, spread, marginals.num_spikes)
+    weights = _stack(values, index, knots, spread, tail, marginals.num_spikes, seed, weight)
+    smooth, pmfs = _candidates(values, counts, knots, spread, tail.least_rate, marginals.num_spikes)
     num_smooth = len(smooth.knots)
     a = weights[:num_smooth]
     pmf = weights[num_smooth + 1 :] @ pmfs
@@ -81,7 +106,8 @@ def fit_marginal(
     spiked = float(pmf[keep].sum())
     heavy = float(weights[num_smooth])
     with torch.no_grad():
-        marginals.centre[column] = torch.stack([centre, spread])
+        marginals.centre[column] = torch.stack([tail.centre, tail.scale])
+        marginals.bent[column] = tail.bent
         marginals.knots[column] = knots
         share = a / a.sum() if float(a.sum()) > 0 else torch.full_like(a, 1 / len(a))
         marginals.density[column] = share @ smooth.density
@@ -100,10 +126,10 @@ def _location(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
         x, order = torch.sort(x)
         share = weight[order] / weight.sum()
         q = interpolate(levels, share.cumsum(0) - 0.5 * share, x)
-        return q[1], _positive((q[2] - q[0]) / (2 * 0.8165), x)
+        return q[1], _positive((q[2] - q[0]) / (2 * STUDENT_QUARTILE), x)
     sample = x if len(x) <= 1_000_000 else x[:: len(x) // 1_000_000 + 1]
     q = torch.quantile(sample, levels)
-    return q[1], _positive((q[2] - q[0]) / (2 * 0.8165), x)
+    return q[1], _positive((q[2] - q[0]) / (2 * STUDENT_QUARTILE), x)
 
 
 def _positive(spread: Tensor, x: Tensor) -> Tensor:
@@ -165,7 +191,9 @@ def interpolate(at: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return torch.lerp(y[right - 1], y[right], share)
 
 
-def kernel_estimates(values: Values, counts: Tensor, knots: Tensor, spread: Tensor) -> PiecewiseLinear:
+def kernel_estimates(
+    values: Values, counts: Tensor, knots: Tensor, spread: Tensor, least_rate: float = 0.0
+) -> PiecewiseLinear:
     """One kernel estimate for each of :data:`RANGES` and one normal, on common knots; total mass one each."""
     x, mass, level = _groups(values.x, counts)
     floor = NARROWEST * spread
@@ -191,7 +219,7 @@ def kernel_estimates(values: Values, counts: Tensor, knots: Tensor, spread: Tens
     tails.append(torch.stack([torch.special.ndtr(t[0]), torch.special.ndtr(-t[-1])]))
     tiny = 1e-12 / spread  # keeps the pieces, and the rates of the tails, away from 0 / 0
     many = knots.expand(NUM_SMOOTH, -1)
-    return PiecewiseLinear(many, torch.stack(densities) + tiny, torch.stack(tails) + 1e-12).normalised()
+    return PiecewiseLinear(many, torch.stack(densities) + tiny, torch.stack(tails) + 1e-12, least_rate).normalised()
 
 
 def _without_spikes(values: Values, counts: Tensor, spread: Tensor) -> Tensor:
@@ -211,15 +239,15 @@ def _without_spikes(values: Values, counts: Tensor, spread: Tensor) -> Tensor:
 
 
 def _candidates(
-    values: Values, counts: Tensor, knots: Tensor, spread: Tensor, num_spikes: int
+    values: Values, counts: Tensor, knots: Tensor, spread: Tensor, least_rate: float, num_spikes: int
 ) -> tuple[PiecewiseLinear, Tensor]:
     """Smooth candidates on common knots, and pmfs ``(num_pmfs, m)`` on distinct values (none for a density)."""
-    smooth = kernel_estimates(values, counts, knots, spread)
+    smooth = kernel_estimates(values, counts, knots, spread, least_rate)
     if not values.quantized:
         return smooth, counts.new_zeros(0, len(counts))
     calm = _without_spikes(values, counts, spread)
     few = float(calm.sum()) > 0.99 * float(counts.sum())
-    again = smooth if few else kernel_estimates(values, calm, knots, spread)
+    again = smooth if few else kernel_estimates(values, calm, knots, spread, least_rate)
     smooth = PiecewiseLinear(
         *(
             torch.cat(pair)
@@ -238,27 +266,25 @@ def _candidates(
     return smooth, torch.stack([p / p.sum() if float(p.sum()) > 0 else plain for p in pmfs])
 
 
-def _log_candidates(
-    values: Values, which: Tensor, smooth: PiecewiseLinear, pmfs: Tensor, centre: Tensor, spread: Tensor
-) -> Tensor:
+def _log_candidates(values: Values, which: Tensor, smooth: PiecewiseLinear, pmfs: Tensor, tail: Tail) -> Tensor:
     """Density or cell probability of distinct values ``which`` under each candidate: ``(num_candidates, |which|)``."""
     num = len(smooth.knots)
     x, low, high = values.x[which], values.lower[which], values.upper[which]
     if values.quantized:
         first = smooth.mass(low.expand(num, -1), high.expand(num, -1))
-        heavy = heavy_mass((low - centre) / spread, (high - centre) / spread)
+        widest = tail_mass(tail.standardised(low), tail.standardised(high), tail.bent)
     else:
         first = smooth.pdf(x.expand(num, -1))
-        heavy = heavy_density((x - centre) / spread) / spread
-    return torch.cat([first, heavy[None], pmfs[:, which]])
+        widest = torch.exp(tail_log_density(tail.standardised(x), tail.bent)) / tail.scale
+    return torch.cat([first, widest[None], pmfs[:, which]])
 
 
 def _stack(
     values: Values,
     index: Tensor,
     knots: Tensor,
-    centre: Tensor,
     spread: Tensor,
+    tail: Tail,
     num_spikes: int,
     seed: int,
     weight: Tensor | None = None,
@@ -278,9 +304,9 @@ def _stack(
         rest = (counted(order) - held).clamp_min(0.0)
         if float(rest.sum()) == 0:
             continue
-        smooth, pmfs = _candidates(values, rest, knots, spread, num_spikes)
+        smooth, pmfs = _candidates(values, rest, knots, spread, tail.least_rate, num_spikes)
         which = torch.nonzero(held)[:, 0]
-        parts.append(_log_candidates(values, which, smooth, pmfs, centre, spread))
+        parts.append(_log_candidates(values, which, smooth, pmfs, tail))
         counts.append(held[which])
     if not parts:  # one row: nothing to hold out, so the widest candidate alone
         num = 2 * NUM_SMOOTH + 1 + len(TIE_THRESHOLDS) + 1 if values.quantized else NUM_SMOOTH + 1

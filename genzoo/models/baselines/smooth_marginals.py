@@ -2,39 +2,65 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 FARTHEST = 1e100
-"""Edges are brought within this distance: the mass beyond is below 1e-200."""
+"""Edges are brought within this distance: the mass beyond is below 1e-300."""
 
 
-def heavy_density(x: Tensor) -> Tensor:
-    """Density of Student's t with two degrees of freedom: falls as |x|^-3, so no row is hopeless."""
-    x = x.clamp(-FARTHEST, FARTHEST)
-    return (2 + x.square()).pow(-1.5)
+def tail_log_density(x: Tensor, bent: Tensor) -> Tensor:
+    """Log-density of the tail component, standardised: no row is hopeless under it.
+
+    Args:
+        x: Any shape.
+        bent: Where true, the logistic density, else Student's t with four degrees of freedom (falls as |x|^-5). On a
+            scale that is already a logarithm far out, an exponential is a power of the distance.
+    """
+    near = x.clamp(-FARTHEST, FARTHEST)
+    logistic = nn.functional.logsigmoid(near) + nn.functional.logsigmoid(-near)
+    return torch.where(bent, logistic, math.log(12) - 2.5 * torch.log(4 + near.square()))
 
 
-def heavy_mass(lower: Tensor, upper: Tensor) -> Tensor:
-    """Mass of t with two degrees of freedom between edges, without cancellation.
+def tail_mass(lower: Tensor, upper: Tensor, bent: Tensor) -> Tensor:
+    """Mass of the tail component between standardised edges, without cancellation."""
+    logistic = torch.sigmoid(upper) * torch.sigmoid(-lower) * -torch.expm1(lower - upper)
+    return torch.where(bent, torch.where(lower < upper, logistic, 0.0), student_mass(lower, upper))
 
-    The cdf is ``1/2 + x / (2 s(x))`` with ``s(x) = sqrt(2 + x^2)``; edges of one sign use
-    ``b / s(b) - a / s(a) = 2 (b - a) (b + a) / (s(a) s(b) (b s(a) + a s(b)))``.
+
+def tail_quantile(level: Tensor, bent: Tensor) -> Tensor:
+    """Inverse cdf of the tail component, standardised."""
+    return torch.where(bent, torch.logit(level), student_quantile(level))
+
+
+def student_mass(lower: Tensor, upper: Tensor) -> Tensor:
+    """Mass of t with four degrees of freedom between edges, without cancellation.
+
+    With ``s(x) = sqrt(4 + x^2)``, ``w = x / s`` and ``u = 1 - w^2 = 4 / s^2`` the cdf is ``1/2 + (3 w - w^3) / 4``, so
+    the mass is ``(w_b - w_a) (u_a + u_b + 1 - w_a w_b) / 4``. Edges of one sign use
+    ``w_b - w_a = (u_a - u_b) / (w_a + w_b)`` with ``u_a - u_b = u_a (b - a) (b + a) / s_b^2``, and
+    ``1 - w_a w_b = (u_a + u_b (1 - u_a)) / (1 + w_a w_b)``.
     """
     a, b = lower.clamp(-FARTHEST, FARTHEST), upper.clamp(-FARTHEST, FARTHEST)
-    root_a, root_b = torch.sqrt(2 + a.square()), torch.sqrt(2 + b.square())
-    ratio = b / root_b - a / root_a
+    root_a, root_b = torch.sqrt(4 + a.square()), torch.sqrt(4 + b.square())
+    w_a, w_b = a / root_a, b / root_b
+    u_a, u_b = 4 / root_a.square(), 4 / root_b.square()
     same = a * b > 0
-    one = torch.ones_like(a)
-    below = torch.where(same, b * root_a + a * root_b, one)
-    stable = 2 * ((b - a) / root_b) * ((b + a) / root_a) / below
-    return 0.5 * torch.where(same, stable, ratio)
+    sums = torch.where(same, w_a + w_b, torch.ones_like(a))
+    apart = torch.where(same, u_a * ((b - a) / root_b) * ((b + a) / root_b) / sums, w_b - w_a)
+    products = torch.where(same, (u_a + u_b * (1 - u_a)) / (1 + w_a * w_b).clamp_min(1.0), 1 - w_a * w_b)
+    return 0.25 * apart * (u_a + u_b + products)
 
 
-def heavy_quantile(level: Tensor) -> Tensor:
-    """Inverse cdf of t with two degrees of freedom."""
-    u = 2 * level - 1
-    return u * (2 / (1 - u.square()).clamp_min(1e-300)).sqrt()
+def student_quantile(level: Tensor) -> Tensor:
+    """Inverse cdf of t with four degrees of freedom.
+
+    ``w = 2 sin(arcsin(2 level - 1) / 3)`` solves the cubic of :func:`student_mass`, and ``x = 2 w / sqrt(1 - w^2)``.
+    """
+    w = 2 * torch.sin(torch.asin(2 * level - 1) / 3)
+    return 2 * w / ((1 - w) * (1 + w)).clamp_min(1e-300).sqrt()
 
 
 class PiecewiseLinear:
@@ -45,14 +71,17 @@ class PiecewiseLinear:
         density: ``(D, G)`` values at the knots.
         tails: ``(D, 2)`` mass left of the first and right of the last knot; the rate of each exponential is the
             density at the end over the mass, so the density is continuous.
+        least_rate: Tails that fall more slowly than this lose mass until they do not.
     """
 
-    def __init__(self, knots: Tensor, density: Tensor, tails: Tensor) -> None:
+    def __init__(self, knots: Tensor, density: Tensor, tails: Tensor, least_rate: float = 0.0) -> None:
+        ends = torch.stack([density[:, 0], density[:, -1]], dim=1)
+        if least_rate:
+            tails = torch.minimum(tails, ends / least_rate)
         self.knots, self.density, self.tails = knots.contiguous(), density, tails
         pieces = 0.5 * (density[:, 1:] + density[:, :-1]) * (knots[:, 1:] - knots[:, :-1])
         start = torch.zeros_like(tails[:, :1])
         self.cumulative = torch.cat([start, pieces.cumsum(1)], dim=1)
-        ends = torch.stack([density[:, 0], density[:, -1]], dim=1)
         self.rates = ends / tails.clamp_min(1e-300)
 
     def normalised(self) -> PiecewiseLinear:
@@ -120,11 +149,12 @@ class PiecewiseLinear:
 
 
 class SmoothMarginals(nn.Module):
-    r"""Marginals of several numbers, each ``a_1 f(x) + a_2 t_2((x - m) / s) / s + sum_v w_v [x = v]``.
+    r"""Marginals of several numbers, each ``a_1 f(x) + a_2 h((x - m) / s) / s + sum_v w_v [x = v]``.
 
-    ``f`` is piecewise linear with exponential tails, ``t_2`` Student's t with two degrees of freedom, and the spikes
-    ``w_v`` stand on frequent points of the grid of a quantized column (they are zero for a density). The three shares
-    add to one, so a density integrates to one and cell probabilities over the infinite grid sum to one.
+    ``f`` is piecewise linear with exponential tails, ``h`` Student's t with four degrees of freedom or, on a scale that
+    bends towards a logarithm, the logistic density, and the spikes ``w_v`` stand on frequent points of the grid of a
+    quantized column (they are zero for a density). The three shares add to one, so a density integrates to one and
+    cell probabilities over the infinite grid sum to one.
 
     Likelihood: exact. Shapes follow from the arguments alone; the values are fitted by ``marginal_fit``.
 
@@ -141,6 +171,7 @@ class SmoothMarginals(nn.Module):
     tails: Tensor
     shares: Tensor
     centre: Tensor
+    bent: Tensor
     spikes: Tensor
     spike_weight: Tensor
     atom_lower: Tensor
@@ -156,6 +187,7 @@ class SmoothMarginals(nn.Module):
         self.register_buffer("tails", torch.full((d, 2), 0.25, dtype=f64))
         self.register_buffer("shares", torch.tensor([0.5, 0.5], dtype=f64).repeat(d, 1))
         self.register_buffer("centre", torch.tensor([0.0, 1.0], dtype=f64).repeat(d, 1))
+        self.register_buffer("bent", torch.zeros(d, dtype=torch.bool))
         self.register_buffer("spikes", torch.full((d, num_spikes), float("inf"), dtype=f64))
         self.register_buffer("spike_weight", torch.zeros(d, num_spikes, dtype=f64))
         self.register_buffer("atom_lower", torch.zeros(d, num_atoms, dtype=f64))
@@ -165,18 +197,17 @@ class SmoothMarginals(nn.Module):
         return PiecewiseLinear(self.knots, self.density, self.tails)
 
     def log_density(self, x: Tensor) -> Tensor:
-        """Log-density of numbers ``(batch, D)``; finite everywhere.
-
-        The density is formed before its logarithm: the t part keeps it above 1e-300 out to a distance of 1e95.
-        """
+        """Log-density of numbers ``(batch, D)``; finite everywhere."""
         z = (x - self.centre[:, 0]) / self.centre[:, 1]
-        heavy = heavy_density(z) / self.centre[:, 1]
-        return torch.log(self.shares[:, 0] * self._smooth().pdf(x.T).T + self.shares[:, 1] * heavy)
+        tail = tail_log_density(z, self.bent) + torch.log(self.shares[:, 1] / self.centre[:, 1])
+        bulk = self.shares[:, 0] * self._smooth().pdf(x.T).T
+        return torch.logaddexp(torch.where(bulk > 0, torch.log(bulk.clamp_min(1e-320)), -torch.inf), tail)
 
     def mass(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Probability of ``lower < x < upper`` ``(batch, D)``, atoms not excluded."""
         a, b = ((edge - self.centre[:, 0]) / self.centre[:, 1] for edge in (lower, upper))
-        out = self.shares[:, 0] * self._smooth().mass(lower.T, upper.T).T + self.shares[:, 1] * heavy_mass(a, b)
+        out = self.shares[:, 0] * self._smooth().mass(lower.T, upper.T).T
+        out = out + self.shares[:, 1] * tail_mass(a, b, self.bent)
         if self.num_spikes:
             before = torch.cat([torch.zeros_like(self.spike_weight[:, :1]), self.spike_weight.cumsum(1)], dim=1)
             first = torch.searchsorted(self.spikes, lower.T.contiguous())
@@ -212,8 +243,8 @@ class SmoothMarginals(nn.Module):
             .to(self.shares.device)
             for _ in range(2)
         )
-        heavy = self.centre[:, 0] + self.centre[:, 1] * heavy_quantile(level)
-        x = torch.where(kind < self.shares[:, 0], self._smooth().quantile(level.T).T, heavy)
+        tail = self.centre[:, 0] + self.centre[:, 1] * tail_quantile(level, self.bent)
+        x = torch.where(kind < self.shares[:, 0], self._smooth().quantile(level.T).T, tail)
         if self.num_spikes:
             total = self.spike_weight.sum(1)
             cumulative = self.spike_weight.cumsum(1)

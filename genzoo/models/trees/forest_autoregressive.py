@@ -148,11 +148,13 @@ class ForestAutoregressive(TreeModel):
             self.category_log_prob.copy_(torch.cat(logs))
         self.marginals.cpu()
         self.cuts.fill_(torch.inf)
+        bends = self.codec.bends.tolist()
         for j, slot in enumerate(self.codec.numbers):
             here = train.present[:, j]
             x, lower, upper = (t[here, j] for t in (train.number, train.lower, train.upper))
             weight = None if train.weight is None else train.weight[here]
-            fit_marginal(self.marginals, j, x, lower, upper, slot.quantized, seed_of(self.seed, "marginal", j), weight)
+            seed = seed_of(self.seed, "marginal", j)
+            fit_marginal(self.marginals, j, x, lower, upper, slot.quantized, seed, weight, bends[j])
             num_bins = min(self.cuts.shape[1] + 1, max(LEAST_BINS, len(x) // ROWS_PER_BIN))
             cuts = choose_cuts(x, upper, slot.quantized, num_bins)
             self.cuts[j, : len(cuts)] = cuts
