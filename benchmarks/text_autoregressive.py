@@ -60,7 +60,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(network.parameters(), options.lr, betas=(0.9, 0.99))
     loader = text.train_dataloader()
     schedule = make_schedule(optimizer, "cosine", 0, options.steps, warm_up=50)
-    averaged = AveragedModel(network, avg_fn=ramped_decay(0.99))
+    averaged = AveragedModel(network, multi_avg_fn=ramped_decay(0.99))
     started = time.process_time()
     for step, batch in zip(range(options.steps), endless(loader), strict=False):
         loss = chunk_nll(network, batch.codes).mean()
