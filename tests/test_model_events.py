@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -161,11 +162,24 @@ def test_an_interruption_keeps_the_best_weights_so_far(tmp_path: Path) -> None:
             if trainer.current_epoch == 2:
                 raise KeyboardInterrupt
 
-    model = train(make(), datamodule(), tmp_path, progress=False, max_epochs=50, callbacks=[Interrupt()])
+    with pytest.warns(UserWarning, match="training was interrupted"):
+        model = train(make(), datamodule(), tmp_path, progress=False, max_epochs=50, callbacks=[Interrupt()])
     assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
     again = genzoo.load(tmp_path)
     frame = continuous_table(20)
     np.testing.assert_array_equal(model.log_prob(frame).values, again.log_prob(frame).values)
+
+
+def test_a_process_told_to_end_ends_and_keeps_its_folder(tmp_path: Path) -> None:
+    class Terminate(Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            if trainer.current_epoch == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        train(make(), datamodule(), tmp_path, progress=False, max_epochs=50, callbacks=[Terminate()])
+    assert ended.value.code == 143
+    assert np.isfinite(genzoo.load(tmp_path).log_prob(continuous_table(20)).values).all()
 
 
 def test_the_best_checkpoint_holds_the_averaged_weights(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,10 @@ def train(model: Any, datamodule: Any, folder: str | Path | None = None, **optio
         options: Arguments of :func:`make_trainer`.
 
     Returns:
-        The model, in evaluation mode on the CPU. An interruption (Ctrl-C) keeps the best weights so far.
+        The model, in evaluation mode on the CPU. An interruption (Ctrl-C) keeps the best weights so far and says so.
+
+    Raises:
+        SystemExit: 143, if the process was told to end (SIGTERM); what a ``folder`` holds stays there.
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="genzoo-") as temporary:
@@ -175,10 +179,14 @@ def train(model: Any, datamodule: Any, folder: str | Path | None = None, **optio
     datamodule.setup("fit")
     trainer = make_trainer(folder, monitor=monitor_of(datamodule), **options)
     interrupted = not run_fit(trainer, model, datamodule)
+    if trainer.received_sigterm:
+        raise SystemExit(128 + signal.SIGTERM)
     if best_checkpoint(trainer) is None:
         if interrupted:
             raise KeyboardInterrupt("no epoch was complete, nothing is kept")
         raise GenZooError("training ended before the first checkpoint; allow at least one epoch")
+    if interrupted:
+        warnings.warn("training was interrupted; the model has the best weights so far", stacklevel=2)
     return load_best(trainer, model)
 
 
