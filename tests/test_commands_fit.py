@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -43,6 +44,8 @@ def test_fit_writes_a_complete_run_folder_and_says_the_test_likelihood(place: Pa
     assert yaml.safe_load((run / "schema.yaml").read_text())["fingerprint"]
     said = (place / "said.txt").read_text()
     stored = genzoo.LogLikelihood.load(run / "test_log_likelihood.parquet")
+    logged = pd.read_csv(run / "metrics.csv").dropna(subset=["test/nll"])
+    np.testing.assert_allclose(logged[["test/nll", "test/nll_se"]], [[-stored.mean(), stored.se_mean()]], rtol=1e-5)
     assert f"test log-likelihood: {stored.label()} nats per row, mean of {len(stored.values)} rows" in said
     assert str(run) in said
 

@@ -176,7 +176,10 @@ def fit(given: Given) -> int:
     load_best(trainer, model)
     if len(datamodule.data("test")):
         tested = cli.make_trainer(folder, logger=False, enable_checkpointing=False, max_epochs=1, fast_dev_run=False)
-        tested.test(model, datamodule=datamodule, verbose=False)
+        (found,) = tested.test(model, datamodule=datamodule, verbose=False)
+        for logger in trainer.loggers:
+            logger.log_metrics(dict(found), step=trainer.global_step)
+            logger.save()
         if trainer.is_global_zero:
             print_test(model, datamodule)
     elif trainer.is_global_zero:
