@@ -17,7 +17,7 @@ import importlib.metadata
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,19 @@ from typing import Any
 import numpy as np
 import torch
 from imputers import IMPUTERS, PACKAGES
-from real_tables import TABLES, open_table
-from result_page import Record, keep_record, load_records, losses, markdown_table, not_measured, plain, shown, tidy
+from real_tables import TABLES, learned_from, open_table
+from result_page import (
+    Record,
+    keep_record,
+    load_records,
+    losses,
+    markdown_table,
+    not_measured,
+    page_text,
+    plain,
+    shown,
+    tidy,
+)
 
 from genzoo.datamodules.table import Table
 from genzoo.evaluation.imputation import ImputationScores, score_imputation
@@ -83,13 +94,7 @@ def make_case(table: Table, share: float, complete: bool, train_rows: int, rows:
         seen = known if complete else hide_cells(known, share, "mcar", seed + 1).data
         module = Table(frame=decode_table(seen), schema=table.schema_dict, val=0.1, test=0.0, seed=seed)
         module.setup("fit")
-    parts = [module.data("train"), module.data("val")]
-    training = replace(
-        parts[0],
-        numeric=np.concatenate([p.numeric for p in parts]),
-        codes=np.concatenate([p.codes for p in parts]),
-        rows=np.arange(sum(map(len, parts))),
-    )
+    training = learned_from(module)
     truth = test.with_schema(module.schema)
     return Case(module, training, truth, hide_cells(truth, share, "mcar", seed))
 
@@ -315,11 +320,6 @@ The best of the other imputers against the best of GenZoo's models, wherever the
 tested; the standard errors are in the tables):
 
 {losses}
-
-`forest_autoregressive` has a large RMSE on some tables because a few of its draws are far beyond the training range:
-its marginals keep a Student tail with two degrees of freedom, so that no row is hopeless, and on a column whose scale
-is bent (asinh or quantiles) that tail stands on the bent scale. That is read off the formula, not yet tested by a
-change. The median of the draws and the other scores do not feel it.
 """
 
 
@@ -342,16 +342,13 @@ def visits_of(records: Sequence[Record]) -> str:
 def write_page(path: Path, records: Sequence[Record]) -> None:
     """The page of all records."""
     complete, holes = ([r for r in records if r["complete"] is flag] for flag in (True, False))
-    versions = sorted({r["version"] for r in records} | {f"torch {torch.__version__.split('+')[0]}"})
-    text = PAGE.format(
-        versions=", ".join(versions), resamples=RESAMPLES, complete=tables_of(complete), verdicts=verdicts(complete),
+    text = page_text(
+        PAGE, records, resamples=RESAMPLES, complete=tables_of(complete), verdicts=verdicts(complete),
         holes=tables_of(holes),
         open_cases=open_cases(holes), losses=where_we_lose(holes), visits_complete=visits_of(complete),
         radd=f", but for the length of RADD's training ({visits_of(holes)} rows in all)" if visits_of(holes) else "",
     )  # fmt: skip
-    # the first paragraph names versions, so its lines are broken here
-    title, lead, rest = text.split("\n\n", 2)
-    path.write_text(f"{title}\n\n{tidy(lead)}\n\n{rest}", encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
 
 def main() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from genzoo.datamodules.table import Table
+from genzoo.tables.encode import TableData
 
 
 @dataclass(frozen=True)
@@ -52,3 +55,14 @@ def open_table(folder: Path, name: str, seed: int = 0) -> Table:
         return Table(path="genzoo:adult", seed=seed)
     overrides = {column: {"kind": "categorical"} for column in real.codes}
     return Table(path=str(train), test_path=test, overrides=overrides, seed=seed)
+
+
+def learned_from(module: Table) -> TableData:
+    """The training and validation rows of a module, for software that makes its own split."""
+    parts = [module.data("train"), module.data("val")]
+    return replace(
+        parts[0],
+        numeric=np.concatenate([part.numeric for part in parts]),
+        codes=np.concatenate([part.codes for part in parts]),
+        rows=np.arange(sum(map(len, parts))),
+    )

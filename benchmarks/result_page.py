@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 Record = dict[str, Any]
 
 
@@ -103,3 +105,10 @@ def not_measured(wanted: Mapping[str, Sequence[str]], records: Sequence[Record],
     open_cases = {case: [m for m in methods if (case, m) not in done] for case, methods in wanted.items()}
     texts = [f"{case}: {', '.join(methods)}" for case, methods in open_cases.items() if methods]
     return tidy(f"Not measured yet: {'; '.join(texts)}.") if texts else ""
+
+
+def page_text(template: str, records: Sequence[Record], **fields: str) -> str:
+    """A page from its template; its first paragraph names the versions measured, so its lines are broken here."""
+    versions = sorted({r["version"] for r in records} | {f"torch {torch.__version__.split('+')[0]}"})
+    title, lead, rest = template.format(versions=", ".join(versions), **fields).split("\n\n", 2)
+    return f"{title}\n\n{tidy(lead)}\n\n{rest}"

@@ -15,15 +15,26 @@ import argparse
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from real_tables import TABLES, open_table
-from result_page import Record, keep_record, load_records, losses, markdown_table, not_measured, plain, shown, tidy
+from real_tables import TABLES, learned_from, open_table
+from result_page import (
+    Record,
+    keep_record,
+    load_records,
+    losses,
+    markdown_table,
+    not_measured,
+    page_text,
+    plain,
+    shown,
+    tidy,
+)
 from synthesisers import PACKAGES, SYNTHESISERS, encoded, version_of
 
 from genzoo.datamodules.table import Table
@@ -79,13 +90,7 @@ def make_case(table: Table, num: int, rows: int, seed: int) -> Case:
     chosen, others = (whole.select(np.sort(order[part])) for part in (slice(num), slice(num, 2 * num)))
     module = Table(frame=decode_table(chosen), schema=table.schema_dict, val=0.1, test=0.0, seed=seed)
     module.setup("fit")
-    parts = [module.data("train"), module.data("val")]
-    training = replace(
-        parts[0],
-        numeric=np.concatenate([p.numeric for p in parts]),
-        codes=np.concatenate([p.codes for p in parts]),
-        rows=np.arange(sum(map(len, parts))),
-    )
+    training = learned_from(module)
     test = test.select(np.sort(rng.permutation(len(test))[:rows]))
     return Case(module, training, others.with_schema(module.schema), test.with_schema(module.schema))
 
@@ -253,16 +258,13 @@ def write_page(path: Path, records: Sequence[Record]) -> None:
     """The page of all records."""
     from synthesisers import LEVELS, TRIAL_TREES
 
-    versions = sorted({r["version"] for r in records} | {f"torch {torch.__version__.split('+')[0]}"})
     limits = sorted({int(r["limit"]) for r in records})
-    text = PAGE.format(
-        versions=", ".join(versions), tables=tables_of(records), open_cases=open_cases(records),
+    text = page_text(
+        PAGE, records, tables=tables_of(records), open_cases=open_cases(records),
         losses=where_we_lose(records),
         limit=" or ".join(map(str, limits)), levels=LEVELS, trees=TRIAL_TREES,
     )  # fmt: skip
-    # the first paragraph names versions, so its lines are broken here
-    title, lead, rest = text.split("\n\n", 2)
-    path.write_text(f"{title}\n\n{tidy(lead)}\n\n{rest}", encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
