@@ -8,6 +8,8 @@ DEMO := demo-output
 SOURCES := genzoo tests benchmarks docs/conf.py docs/kinds_figure.py
 # one thread a process: faster than two on small batches, and the same numbers on every machine
 ENV := OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::DeprecationWarning
+# a process a core; the tests of a file share what they train, so they stay together
+WORKERS ?= -n auto --dist loadfile
 # demo: the models, longest training time of each in minutes, how many at the same time, which one samples and imputes
 DEMO_MODELS ?= independent,gaussian,mixture,maf,spline_flow,forest_autoregressive
 DEMO_MINUTES ?= 1
@@ -51,10 +53,10 @@ demo: $(VENV)/.installed
 	@echo "imputed table   $(DEMO)/imputed.csv"
 
 test: $(VENV)/.installed-dev
-	$(ENV) $(BIN)/python -m pytest
+	$(ENV) $(BIN)/python -m pytest $(WORKERS)
 
 test-slow: $(VENV)/.installed-dev
-	$(ENV) $(BIN)/python -m pytest -m "not gpu"
+	$(ENV) $(BIN)/python -m pytest $(WORKERS) -m "not gpu"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check $(SOURCES)
