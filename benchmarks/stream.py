@@ -1,10 +1,11 @@
 """Rows a second and peak memory of ``genzoo score``, ``sample`` and ``impute`` on a table of any length.
 
     python benchmarks/stream.py [--rows 200000] [--models spline_flow,forest_autoregressive] [--commands score,sample]
+    python benchmarks/stream.py --dask local:2    # each command by two processes too: ratio, and largest difference
 
 A Parquet file of N rows (three numbers with densities, two counts, three categories; 5 % of two columns missing) is
 written a row group at a time, a model is trained on its first 20,000 rows, and each command runs in a process of its
-own. Peak memory is the resident set of that process, libraries included.
+own. Peak memory is the resident set of that process, libraries included (with ``--dask``: of the largest one).
 """
 
 from __future__ import annotations
@@ -75,11 +76,49 @@ def cost_of(arguments: list[str]) -> tuple[float, float, float]:
     return time.monotonic() - started, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
+def largest_difference(one: Path, other: Path) -> float:
+    """Between the numbers of two Parquet files of the same rows, a batch at a time; text must be equal."""
+    worst = 0.0
+    for a, b in zip(*(pq.ParquetFile(path).iter_batches(GROUP) for path in (one, other)), strict=True):
+        for name in a.schema.names:
+            x, y = (part.column(name).to_pandas() for part in (a, b))
+            if pd.api.types.is_numeric_dtype(x):
+                assert (x.isna() == y.isna()).all(), f"column {name}: not the same cells are missing"
+                worst = max(worst, float((x - y).abs().max()))
+            else:
+                assert x.equals(y), f"column {name} differs"
+    return worst
+
+
+def measure(model: str, command: str, path: str, table: Path, num_rows: int, dask: str | None) -> None:
+    """Prints a line for one process and, with ``dask``, one for several, and how they compare."""
+    rest = ["-n", str(num_rows)] if command == "sample" else [str(table)]
+    outs, walls = [], []
+    for extra in [[], *([["--dask", dask]] if dask else [])]:
+        outs.append(table.with_name(f"out{len(outs)}.parquet"))
+        wall, cpu, memory = cost_of([command, path, *rest, "-o", str(outs[-1]), "--overwrite", *extra])
+        walls.append(wall)
+        written = pq.ParquetFile(outs[-1]).metadata.num_rows
+        assert written == num_rows, f"{written} rows written of {num_rows}"
+        cells = [f"`{model}`", " ".join([command, *extra]), f"{num_rows:,}", f"{num_rows / wall:,.0f}"]
+        print(f"| {' | '.join(cells)} | {cpu:.0f} | {memory:.0f} |", flush=True)
+    if dask:
+        apart = largest_difference(*outs)
+        print(
+            f"{model} {command}, {dask}: wall clock of one process over theirs {walls[0] / walls[1]:.2f}; "
+            f"largest difference {apart:.1e}"
+        )
+    for out in outs:
+        out.unlink()
+
+
 def main() -> None:
+    """Trains the models and measures each command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="*", default=[200_000])
     parser.add_argument("--models", default="spline_flow,forest_autoregressive")
     parser.add_argument("--commands", default="score,sample")
+    parser.add_argument("--dask", metavar="WHERE", help="the same rows by these processes too, as for genzoo score")
     given = parser.parse_args()
     import genzoo
 
@@ -95,16 +134,7 @@ def main() -> None:
                 if not table.exists():
                     write_rows(table, num_rows)
                 for command in given.commands.split(","):
-                    out = folder / "out.parquet"
-                    rest = ["-n", str(num_rows)] if command == "sample" else [str(table)]
-                    wall, cpu, memory = cost_of([command, path, *rest, "-o", str(out), "--overwrite"])
-                    written = pq.ParquetFile(out).metadata.num_rows
-                    assert written == num_rows, f"{written} rows written of {num_rows}"
-                    out.unlink()
-                    print(
-                        f"| `{model}` | {command} | {num_rows:,} | {num_rows / wall:,.0f} | {cpu:.0f} | {memory:.0f} |",
-                        flush=True,
-                    )
+                    measure(model, command, path, table, num_rows, given.dask)
 
 
 if __name__ == "__main__":
