@@ -71,7 +71,10 @@ def main() -> None:
         schedule.step()
         averaged.update_parameters(network)
         if options.verbose and step % 100 == 99:
-            print(f"step {step + 1}: {float(loss.detach()) / options.length / math.log(2):.3f} bits per character", flush=True)
+            print(
+                f"step {step + 1}: {float(loss.detach()) / options.length / math.log(2):.3f} bits per character",
+                flush=True,
+            )
     seconds = time.process_time() - started
     averaged.eval()
     with torch.no_grad():

@@ -226,6 +226,24 @@ def test_draws_of_a_column_on_a_bent_scale_have_moments_in_its_own_unit() -> Non
     assert (density.diff() < -4.9 * math.log(10)).all()
 
 
+@pytest.mark.parametrize("num_knots", [64, 96, 256])
+def test_few_knots_are_enough_for_a_density(num_knots: int) -> None:
+    x = torch.randn(5000, 1, generator=generator(), dtype=torch.float64)
+    model = fitted(Independent, schema_of(number("x")), batch_of(x), num_knots=num_knots)
+    new = batch_of(torch.randn(5000, 1, generator=generator(1), dtype=torch.float64))
+    entropy = 0.5 * math.log(2 * math.pi * math.e)
+    assert float(scores(model, new).values.mean()) == pytest.approx(-entropy, abs=0.05)
+
+
+def test_draws_of_a_heavy_column_with_a_lower_bound_are_no_larger_than_a_power_law_makes_them() -> None:
+    g = generator(13)
+    laplace = torch.empty(1000, 1, dtype=torch.float64).exponential_(generator=g)
+    x = (laplace * torch.where(torch.rand(1000, 1, generator=g) < 0.5, -1.0, 1.0)).exp()
+    model = fitted(Independent, schema_of(number("x", lower=0.0)), batch_of(x))
+    drawn = model.model_sample(100_000, None, generator(14)).numeric
+    assert float(drawn.max()) < 1e4 * float(x.max())
+
+
 @pytest.mark.parametrize(("factor", "tolerance"), [(1024.0, 1e-9), (1000.0, 1e-6)])
 def test_units_shift_a_density_by_the_log_of_the_factor_and_a_cell_by_nothing(factor: float, tolerance: float) -> None:
     g = generator(7)

@@ -8,10 +8,12 @@ import math
 import numpy as np
 import pytest
 
+import genzoo
 from contract import mixed_table
 from genzoo.errors import DataError
 from genzoo.evaluation.imputation import coverage, crps, evaluate_imputation, score_imputation
 from genzoo.evaluation.masks import MECHANISMS, hide_cells, places
+from genzoo.models.drawing import impute_data
 from genzoo.tables.encode import TableData, encode_frame
 from genzoo.tables.infer import infer_schema
 
@@ -117,3 +119,19 @@ def _hot_deck(source: TableData, data: TableData, seed: int) -> TableData:
             known = pool[:, j][~np.isnan(pool[:, j])] if array is numeric else pool[:, j][pool[:, j] >= 0]
             array[holes[:, j], j] = rng.choice(known, int(holes[:, j].sum()))
     return dataclasses.replace(data, numeric=numeric, codes=codes)
+
+
+def test_nothing_is_hidden_where_an_empty_cell_is_a_value() -> None:
+    frame = mixed_table(300)
+    name = next(column.name for column in infer_schema(frame).numeric)
+    frame.loc[::5, name] = np.nan
+    schema = infer_schema(frame, overrides={name: {"missing": "value"}})
+    rows = encode_frame(frame, schema)
+    hidden = hide_cells(rows, 0.5, "mcar", seed=0)
+    place = next(i for column, numeric, i in places(schema) if column.name == name)
+    assert not hidden.numeric[:, place].any()
+    assert hidden.numeric.any() or hidden.codes.any()
+    model = genzoo.fit(frame, model="independent", schema=schema)
+    assert evaluate_imputation(
+        lambda data, draws: impute_data(model, data, draws, 0), rows, draws=2, max_rows=50
+    ).metrics

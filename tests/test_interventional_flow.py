@@ -454,6 +454,23 @@ def test_the_effect_is_found_where_the_difference_of_means_is_confounded() -> No
     assert swapped.value == pytest.approx(-contrast.value)
 
 
+def test_the_error_of_a_quantile_holds_what_shrinkage_leaves_out_of_the_correction() -> None:
+    model = fitted()
+    (before,) = (arm.quantiles[0.5] for arm in model.effects(levels=[0.5]).arms[:1])
+    density = float(np.exp(model.potential_log_prob([before.value], 0)).item())
+    stored = model.measure.functionals.clone()
+    try:
+        model.measure.functionals[0, 1:] += 0.2  # a correction that the density does not follow
+        (after,) = (arm.quantiles[0.5] for arm in model.effects(levels=[0.5]).arms[:1])
+    finally:
+        model.measure.functionals.copy_(stored)
+    assert after.value == before.value
+    shift = 0.2 / density
+    assert after.se == pytest.approx(shift, abs=3 * before.se)
+    assert after.low < before.value - shift
+    assert after.high > before.value + shift
+
+
 def test_swapping_the_names_of_the_arms_swaps_the_densities() -> None:
     y = np.linspace(0, 12, 50)
     rows = trial(300)

@@ -52,6 +52,14 @@ def test_block_interval_of_independent_rows_is_that_of_student():
     assert share == pytest.approx(0.945, abs=0.039)
 
 
+def test_blocks_of_uneven_rows_have_the_freedom_of_the_effective_rows():
+    values, weights = np.random.default_rng(4).normal(size=30), np.repeat([1.0, 20.0], [27, 3])
+    few = block_interval(values, block_length=1, weights=weights)
+    effective = weights.sum() ** 2 / np.square(weights).sum()
+    half = float(stats.t(effective - 1).ppf(0.975)) * few.se
+    assert few.high - few.mean == pytest.approx(half)
+
+
 def test_block_length_follows_the_dependence():
     lengths = [
         np.median([automatic_block_length(autoregression(2000, rho, s)) for s in range(20)]) for rho in (0.0, 0.5, 0.9)

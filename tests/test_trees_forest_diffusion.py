@@ -352,6 +352,12 @@ def test_the_posterior_of_a_label_is_an_estimate() -> None:
     posterior = model.class_posterior(frame.head(50))
     own = [posterior.loc[i, kind] for i, kind in enumerate(frame["kind"].head(50))]
     np.testing.assert_allclose(np.exp(likelihood.values), own)
+    few = frame.head(4).copy()
+    few.loc[1, "kind"], few.loc[2, "kind"] = None, "twelve"
+    known = model.label_log_prob(few)
+    assert known.rows.tolist() == [0, 2, 3]
+    np.testing.assert_allclose(known.values[[0, 2]], likelihood.values[[0, 3]])
+    assert known.values[1] == -np.inf
     with pytest.raises(CapabilityError, match="has no label"):
         fit(frame, "forest_flow", rounds=0).label_log_prob(frame)
 

@@ -18,7 +18,7 @@ from contract import SMALL, continuous_table, discrete_table, mixed_table
 from genzoo.datamodules.streamed import StreamedTable
 from genzoo.datamodules.table import Table
 from genzoo.errors import CapabilityError, ComparisonError, DataError, SchemaError
-from genzoo.likelihood.averages import quantile, winsorised_mean
+from genzoo.likelihood.averages import quantile, same_weights, winsorised_mean
 from genzoo.likelihood.bootstrap import bca_interval, block_interval, t_interval
 from genzoo.likelihood.compare import paired
 from genzoo.likelihood.log_likelihood import LogLikelihood
@@ -313,6 +313,13 @@ def test_different_weights_are_not_compared() -> None:
         one - none
     with pytest.raises(ValueError, match="above 0"):
         LogLikelihood(np.zeros(2), np.arange(2), "exact", weights=np.array([1.0, 0.0]))
+
+
+def test_small_weights_are_told_apart_and_a_common_factor_is_not() -> None:
+    weights = np.array([1.0, 2.0, 3.0])
+    for size in (1.0, 1e-6, 1e-12):
+        assert same_weights(size * weights, 7 * weights)
+        assert not same_weights(size * weights, size * weights[::-1])
 
 
 def test_weights_are_stored_and_follow_the_rows(tmp_path: Path) -> None:

@@ -198,9 +198,11 @@ def _choose(w: Tensor, step: float, num_knots: int, bent_tails: bool) -> str:
         return "standardise"
     held = torch.arange(len(w)) % 4 == 0
     train, test = w[~held], w[held]
-    fits = {choice: _fit(train, choice, step, num_knots, bent_tails) for choice in ("standardise", "asinh", "quantile")}
+    # asinh of a logarithm has tails without any moment in the column's unit: a user may ask for it, `auto` does not
+    choices = ("standardise", "asinh", "quantile") if bent_tails else ("standardise", "quantile")
+    fits = {choice: _fit(train, choice, step, num_knots, bent_tails) for choice in choices}
     score = {choice: _score(fitted, test) for choice, fitted in fits.items()}
-    best = "asinh" if score["asinh"] > score["standardise"] + ASINH_GAIN else "standardise"
+    best = "asinh" if score.get("asinh", -torch.inf) > score["standardise"] + ASINH_GAIN else "standardise"
     if score["quantile"] <= score[best] + QUANTILE_GAIN:
         return best
     peaked = _peakedness(apply(_fit(w, best, step, num_knots, bent_tails), w)[0], step > 0) > PEAKED

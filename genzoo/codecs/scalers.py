@@ -167,8 +167,8 @@ class ColumnScaler(nn.Module):
         """``(num_columns,)`` float64: how far ``z`` moves far out when the distance in the column's unit grows e-fold.
 
         0 where ``z`` moves with the distance itself (an affine map), or where the support has two ends and there is no
-        far out. Of a support with one end, the other side counts. For ``asinh`` after a logarithm, whose slope never
-        settles, it is the slope at the middle.
+        far out. Of a support with one end, the other side counts. For ``asinh`` after a logarithm (never chosen by
+        ``auto``), whose slope never settles, it is the slope at the middle.
         """
         support = torch.tensor(self.support, dtype=torch.int64, device=self.shift.device)
         free, above, one_sided = support == FREE, support == ABOVE, (support == ABOVE) | (support == BELOW)

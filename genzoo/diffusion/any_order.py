@@ -77,7 +77,11 @@ def bound_terms(conditional: Conditional, tokens: Tensor, level: Tensor, order: 
 
 
 def bound_noise(noise: RowNoise, length: int, draws: int) -> tuple[Tensor, Tensor]:
-    """Evaluation draws: sizes of the masked set spread evenly over the draws of a row, subsets independent."""
+    """Evaluation draws: sizes of the masked set spread evenly over the draws of a row, subsets independent.
+
+    The standard error takes the draws of a row as independent and so is an upper limit (three cells, ten draws: 30 %
+    above the spread between seeds).
+    """
     start = noise.uniform(stream="any_order/size")[:, None]
     level = (start + torch.arange(draws, dtype=torch.float64) / draws) % 1.0
     order = torch.stack([noise.uniform(length, stream=f"any_order/order/{k}") for k in range(draws)], 1)

@@ -58,7 +58,8 @@ def hide_cells(data: TableData, share: float = 0.2, mechanism: Mechanism = "mcar
     (numbers) or a random weight of its category.
 
     Args:
-        data: Rows with their holes; holes stay holes and are never counted as hidden.
+        data: Rows with their holes; holes stay holes and are never counted as hidden. Nothing is hidden in numeric
+            columns with ``missing: value``, where an empty cell is a value.
         share: Expected share of cells to hide, of the columns where cells are hidden; between 0 and 1.
         mechanism: How cells are chosen.
         seed: Seed of the choice; the same cells for every model.
@@ -94,6 +95,8 @@ def hide_cells(data: TableData, share: float = 0.2, mechanism: Mechanism = "mcar
             chance = _chances(drive, share)
         else:
             chance = _chances(_rank(data, numeric, place, rng), share)
+        if numeric and column.missing == "value":
+            continue  # an empty cell is a value there, so there is no way to write that one is hidden
         target = hidden[0] if numeric else hidden[1]
         target[:, place] = (uniform < chance) & _observed(data, numeric, place)
     values, codes = data.numeric.astype(np.float64), data.codes.copy()

@@ -93,4 +93,6 @@ def same_weights(first: Floats | None, second: Floats | None) -> bool:
     """Both none, or equal row by row up to one common factor."""
     if first is None or second is None:
         return first is second
-    return len(first) == len(second) and bool(np.allclose(first * second.sum(), second * first.sum(), rtol=1e-9))
+    if len(first) != len(second):
+        return False
+    return bool(np.allclose(first * second.sum(), second * first.sum(), rtol=1e-9, atol=0.0))

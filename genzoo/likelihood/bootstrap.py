@@ -138,8 +138,8 @@ def block_interval(
 
     Blocks of neighbouring rows are drawn with replacement from the rows bent to a circle, so that dependence within a
     block is kept. The standard error is that of the resampled means; the interval is ``mean +- t se`` with
-    ``n / block_length - 1`` degrees of freedom (the number of independent pieces), which covers better than quantiles
-    of the resampled means when blocks are few.
+    ``n / block_length - 1`` degrees of freedom (the number of independent pieces; with weights n is that of the
+    effective rows), which covers better than quantiles of the resampled means when blocks are few.
 
     Args:
         values: ``(n,)`` in the order of time, three at least.
@@ -176,7 +176,8 @@ def block_interval(
             size = size if counts is None else size + counts[1][drawn]
         totals[first:last] *= 1.0 if counts is None else num / size
     se = math.hypot(float((totals / num).std(ddof=1)), se_common)
-    return _symmetric(mean, se, max(1.0, num / length - 1), level, "block", length)
+    effective = num if relative is None else num / float(np.square(relative).mean())
+    return _symmetric(mean, se, max(1.0, effective / length - 1), level, "block", length)
 
 
 def _block_sums(values: Floats, length: int) -> Floats:

@@ -31,7 +31,7 @@ FOLDS = 5
 TIE_THRESHOLDS = (1, 4, 16, 64)
 TAIL_POWER = 4.0
 """The mass beyond a distance falls at least as this power of it, also on a scale that grows like its logarithm, so that
-draws have a mean and a variance in the unit of the column."""
+draws have a mean and a variance in the unit of the column (``asinh`` asked for on a bounded column excepted)."""
 STUDENT_QUARTILE = 0.7406971
 """Upper quartile of Student's t with four degrees of freedom."""
 
@@ -157,6 +157,8 @@ def _knots(values: Values, counts: Tensor, spread: Tensor, num_knots: int) -> Te
     knots = torch.unique(torch.cat([quantiles, even, low - margins, high + margins]))
     apart = torch.cat([torch.ones(1, dtype=torch.bool), knots.diff() > 1e-6 * spread])
     knots = knots[apart]
+    if len(knots) > num_knots:
+        knots = knots[torch.linspace(0, len(knots) - 1, num_knots, dtype=torch.float64).round().long()]
     middle = x[torch.searchsorted(share, torch.tensor([0.5], dtype=x.dtype)).clamp_max(len(x) - 1)]
     while len(knots) < num_knots:
         gaps = torch.asinh((knots - middle) / spread).diff()
@@ -249,12 +251,9 @@ def _candidates(
     few = float(calm.sum()) > 0.99 * float(counts.sum())
     again = smooth if few else kernel_estimates(values, calm, knots, spread, least_rate)
     smooth = PiecewiseLinear(
-        *(
-            torch.cat(pair)
-            for pair in zip(
-                (smooth.knots, smooth.density, smooth.tails), (again.knots, again.density, again.tails), strict=True
-            )
-        )
+        torch.cat([smooth.knots, again.knots]),
+        torch.cat([smooth.density, again.density]),
+        torch.cat([smooth.tails, again.tails]),
     )
     frequent = torch.zeros_like(counts)
     top = torch.argsort(counts, descending=True, stable=True)[:num_spikes]

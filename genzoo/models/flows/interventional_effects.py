@@ -26,8 +26,9 @@ class Estimate:
 
     Args:
         value: The estimate.
-        se: Standard error by influence functions; it knows nothing of confounders that were not measured, nor of the
-            bias of capped weights.
+        se: Standard error by influence functions; that of a quantile holds also what the density leaves out of the
+            one-step correction (``shrink``). It knows nothing of confounders that were not measured, nor of the bias
+            of capped weights.
         low: Lower end of the interval.
         high: Upper end.
     """
@@ -114,15 +115,15 @@ def effects(
     directions = [_mean_direction(model, a) for a in range(len(model.arms))]
     quantiles = [_quantiles(model, a, levels) for a in range(len(model.arms))]
 
-    def estimate(value: float, direction: Array) -> Estimate:
-        se = float(np.sqrt(max(direction @ covariance @ direction, 0.0)))
+    def estimate(value: float, direction: Array, left_out: float = 0.0) -> Estimate:
+        se = float(np.sqrt(max(direction @ covariance @ direction, 0.0) + left_out**2))
         return Estimate(float(value), se, float(value - width * se), float(value + width * se))
 
     found = []
     negative = model.negative_mass()
     for a, name in enumerate(model.arms):
-        values, ways = quantiles[a]
-        others, other_ways = quantiles[base]
+        values, ways, rest = quantiles[a]
+        others, other_ways, other_rest = quantiles[base]
         found.append(
             ArmEffects(
                 name=name,
@@ -134,13 +135,15 @@ def effects(
                 negative_mass=float(negative[a]),
                 mean=estimate(means[a], directions[a]),
                 density_mean=density_mean(model, a),
-                quantiles={level: estimate(v, w) for level, v, w in zip(levels, values, ways, strict=True)},
+                quantiles={level: estimate(*found) for level, *found in zip(levels, values, ways, rest, strict=True)},
                 contrast=None if a == base else estimate(means[a] - means[base], directions[a] - directions[base]),
                 quantile_contrasts={}
                 if a == base
                 else {
-                    level: estimate(v - u, w - z)
-                    for level, v, w, u, z in zip(levels, values, ways, others, other_ways, strict=True)
+                    level: estimate(v - u, w - z, r - s)
+                    for level, v, w, r, u, z, s in zip(
+                        levels, values, ways, rest, others, other_ways, other_rest, strict=True
+                    )
                 },
             )
         )
@@ -175,9 +178,10 @@ def _mean_direction(model: InterventionalFlow, arm: int) -> Array:
     return direction
 
 
-def _quantiles(model: InterventionalFlow, arm: int, levels: Sequence[float]) -> tuple[Array, list[Array]]:
-    """Quantiles in the outcome's unit, and for each the direction of its error: that of the distribution function
-    there, between the two nearest kept points, divided by the density.
+def _quantiles(model: InterventionalFlow, arm: int, levels: Sequence[float]) -> tuple[Array, list[Array], list[float]]:
+    """Quantiles of the fitted density in the outcome's unit, and for each the direction of its error (that of the
+    distribution function there, between the two nearest kept points, divided by the density) and how far the quantile
+    of the whole one-step correction lies from it, which ``shrink`` leaves out.
     """
     level = torch.tensor(list(levels), dtype=torch.float64, device=model.device)
     with torch.no_grad():
@@ -186,8 +190,9 @@ def _quantiles(model: InterventionalFlow, arm: int, levels: Sequence[float]) -> 
     step = model.outcome.step if model.outcome.kind == "quantized" else None
     density = np.exp(model.potential_log_prob(values, arm)) / (step or 1.0)
     points = model.measure.edges[model.measure.points].cpu().numpy()
-    ways = []
-    for z, g in zip(place.cpu().numpy(), density, strict=True):
+    corrected = model.measure.functionals[arm, 1:].cpu().numpy()
+    ways, rest = [], []
+    for p, z, g in zip(levels, place.cpu().numpy(), density, strict=True):
         right = int(np.clip(np.searchsorted(points, z), 1, NUM_POINTS - 1))
         gap = points[right] - points[right - 1]
         share = float(np.clip((z - points[right - 1]) / gap, 0, 1)) if gap > 0 else 0.0
@@ -196,4 +201,5 @@ def _quantiles(model: InterventionalFlow, arm: int, levels: Sequence[float]) -> 
         direction[start + right - 1] = -(1 - share) / max(g, 1e-300)
         direction[start + right] = -share / max(g, 1e-300)
         ways.append(direction)
-    return values, ways
+        rest.append(float(p - (1 - share) * corrected[right - 1] - share * corrected[right]) / max(float(g), 1e-300))
+    return values, ways, rest

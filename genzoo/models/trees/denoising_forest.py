@@ -30,7 +30,7 @@ from genzoo.models.trees.level_job import train_level, train_shared
 from genzoo.models.trees.level_plan import External, LevelPlan
 from genzoo.models.trees.reverse_path import ReversePath
 from genzoo.models.trees.training_rows import RowStream, TrainingRows, members
-from genzoo.tables.batch import TableBatch
+from genzoo.tables.batch import HOLE, TableBatch
 from genzoo.trees.boosting import Growth
 from genzoo.trees.levels import CELLS, CODES, SMOOTH, NoisePath, Spacing, shortest_path
 
@@ -451,14 +451,14 @@ class DenoisingForest(TreeModel):
         """
         import pandas as pd
 
+        label = self._label_or_refuse()
         log_w = self._posterior_log_prob(table, seed, draws)[1]
-        assert self.label is not None
-        return pd.DataFrame(log_w.exp().numpy(), columns=list(self.schema[self.label].categories))
+        return pd.DataFrame(log_w.exp().numpy(), columns=list(self.schema[label].categories))
 
     def label_log_prob(self, table: Any, *, seed: int | None = None, draws: int | None = None) -> LogLikelihood:
         """Log-probability of each row's own label given the rest of the row, labelled ``estimate``.
 
-        A row without a label, or with one never seen in training, gives ``nan`` and ``-inf``.
+        Rows without a label are left out (``rows`` says which stay); a label never seen in training gives ``-inf``.
 
         Args:
             table: A frame, a path, or an encoded table.
@@ -468,23 +468,30 @@ class DenoisingForest(TreeModel):
         Raises:
             CapabilityError: the model was trained without a label.
         """
-        data, log_p = self._posterior_log_prob(table, seed, draws)
+        label = self._label_or_refuse()
+        data = self._encoded_table(table)
+        columns = [column.name for column in data.schema.categorical for _ in range(column.width)]
+        data = data.select(np.flatnonzero(data.codes[:, columns.index(label)] != HOLE))
+        data, log_p = self._posterior_log_prob(data, seed, draws)
         batch = data.batch()
         group = self.codec.encode(split_unseen(batch, self.schema).batch).group
         own = log_p.gather(1, group.clamp_min(0)[:, None])[:, 0]
-        own = torch.where(group >= 0, own, torch.nan)
+        own = torch.where(group >= 0, own, -torch.inf)
         whole = self._collect([{"rows": batch.rows.numpy(), "values": own.numpy()}], data, 0, 0)
-        assert self.label is not None
-        others = tuple(name for name in (*whole.columns, *whole.context) if name != self.label)
+        others = tuple(name for name in (*whole.columns, *whole.context) if name != label)
         settings = {"draws": draws or self.draws, "seed": self.seed if seed is None else seed}
         return replace(
-            whole, kind="estimate", bias="unknown", columns=(self.label,), context=others, discrete=None,
+            whole, kind="estimate", bias="unknown", columns=(label,), context=others, discrete=None,
             continuous=None, method="Bayes' rule on bounds", settings=settings,
         )  # fmt: skip
 
-    def _posterior_log_prob(self, table: Any, seed: int | None, draws: int | None) -> tuple[TableData, Tensor]:
+    def _label_or_refuse(self) -> str:
         if self.label is None:
             raise CapabilityError(f"this {type(self).__name__} has no label; train with --model.label COLUMN")
+        return self.label
+
+    def _posterior_log_prob(self, table: Any, seed: int | None, draws: int | None) -> tuple[TableData, Tensor]:
+        self._label_or_refuse()
         self.require_likelihood()
         data = self._encoded_table(table)
         out = []
