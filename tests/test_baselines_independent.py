@@ -319,3 +319,22 @@ def test_an_atom_on_the_cell_of_another_holds_no_mass() -> None:
     model = fitted(Independent, schema_of(column), batch_of(torch.arange(40).remainder(4)[:, None]))
     values = scores(model, batch_of(torch.tensor([[0.0], [1.0], [2.0], [3.0]]))).values
     assert float(values.exp().sum()) == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("bend", [0.0, 1.0])
+@pytest.mark.parametrize("ends", [(-INF, INF), (-INF, -0.35), (0.25, 1.15), (1.85, INF)])
+def test_draws_between_ends_follow_the_masses_there(bend: float, ends: tuple[float, float]) -> None:
+    g = generator(3)
+    x = torch.randn(3000, generator=g, dtype=torch.float64).round(decimals=1)
+    x[:600] = 0.8
+    marginals = smooth(x, step=0.1, bend=bend)
+    lower, upper = (torch.full((40_000, 1), end, dtype=torch.float64) for end in ends)
+    drawn = marginals.draw_between(lower, upper, generator(4))
+    assert ((drawn > lower) & (drawn <= upper)).all()
+    cuts = torch.tensor([-INF, -2.05, -0.35, 0.25, 0.75, 0.85, 1.15, 1.85, 2.45, INF], dtype=torch.float64)
+    cuts = cuts.clamp(*ends)[:, None]
+    expected = marginals.mass(cuts[:-1], cuts[1:])[:, 0]
+    expected = expected / expected.sum()
+    found = ((drawn > cuts[:-1, 0]) & (drawn <= cuts[1:, 0])).double().mean(0)
+    # nine cells, five standard errors: false alarm about 1 in 200,000
+    assert ((found - expected).abs() <= 5 * (expected * (1 - expected) / len(drawn)).sqrt() + 1e-9).all()

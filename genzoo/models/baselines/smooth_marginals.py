@@ -209,7 +209,7 @@ class SmoothMarginals(nn.Module):
         out = self.shares[:, 0] * self._smooth().mass(lower.T, upper.T).T
         out = out + self.shares[:, 1] * tail_mass(a, b, self.bent)
         if self.num_spikes:
-            before = torch.cat([torch.zeros_like(self.spike_weight[:, :1]), self.spike_weight.cumsum(1)], dim=1)
+            before = torch.nn.functional.pad(self.spike_weight.cumsum(1), (1, 0))
             first = torch.searchsorted(self.spikes, lower.T.contiguous())
             last = torch.searchsorted(self.spikes, upper.T.contiguous())
             # Finite spikes only: the padding stands at +inf, which `searchsorted` leaves to the right of any edge.
@@ -228,29 +228,38 @@ class SmoothMarginals(nn.Module):
 
     def sample(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """``(num, D)`` draws; a quantized column's must be brought to the centre of their cell by the codec."""
-        x = self._draw(num, generator)
+        ends = self.shares.new_full((num, self.num_columns), torch.inf)
+        x = self.draw_between(-ends, ends, generator)
         for _ in range(200 if self.atom_lower.shape[1] else 0):
             on_atom = ((x[:, :, None] > self.atom_lower) & (x[:, :, None] < self.atom_upper)).any(2)
             if not bool(on_atom.any()):
                 break
-            x = torch.where(on_atom, self._draw(num, generator), x)
+            x = torch.where(on_atom, self.draw_between(-ends, ends, generator), x)
         return x
 
-    def _draw(self, num: int, generator: torch.Generator | None) -> Tensor:
+    def draw_between(self, lower: Tensor, upper: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draws from the marginals within ``lower < x <= upper`` ``(batch, D)``, atoms not excluded.
+
+        A component is chosen by its mass there and its cdf inverted; intervals must have some mass.
+        """
         kind, level = (
-            torch.rand(num, self.num_columns, generator=generator, dtype=torch.float64)
-            .clamp(2.0**-54, 1 - 2.0**-53)
-            .to(self.shares.device)
-            for _ in range(2)
+            torch.rand(lower.shape, generator=generator, dtype=torch.float64).to(lower.device) for _ in range(2)
         )
-        tail = self.centre[:, 0] + self.centre[:, 1] * tail_quantile(level, self.bent)
-        x = torch.where(kind < self.shares[:, 0], self._smooth().quantile(level.T).T, tail)
+        bulk, centre, scale = self._smooth(), self.centre[:, 0], self.centre[:, 1]
+        low, high = (lower - centre) / scale, (upper - centre) / scale
+        start = torch.full_like(lower, -torch.inf)
+        masses = [bulk.mass(lower.T, upper.T).T, tail_mass(low, high, self.bent)]
+        before = [bulk.mass(start.T, lower.T).T, tail_mass(start, low, self.bent)]
+        levels = [(b + level * m).clamp(2.0**-54, 1 - 2.0**-53) for b, m in zip(before, masses, strict=True)]
+        tail = centre + scale * tail_quantile(levels[1], self.bent)
+        place = kind * self.mass(lower, upper) - self.shares[:, 0] * masses[0]
+        x = torch.where(place < 0, bulk.quantile(levels[0].T).T, tail)
         if self.num_spikes:
-            total = self.spike_weight.sum(1)
-            cumulative = self.spike_weight.cumsum(1)
-            # The last spike with weight takes what rounding leaves at the upper end.
-            top = (self.spike_weight > 0).sum(1).sub(1).clamp_min(0)
-            index = torch.searchsorted(cumulative, (level * total).T.contiguous(), right=True).T
-            spike = self.spikes.gather(1, torch.minimum(index, top).T).T
-            x = torch.where(kind >= self.shares.sum(1), spike, x)
-        return x
+            cumulative = torch.nn.functional.pad(self.spike_weight.cumsum(1), (1, 0))
+            first, last = (torch.searchsorted(self.spikes, edge.T.contiguous()) for edge in (lower, upper))
+            held = cumulative.gather(1, last) - cumulative.gather(1, first)
+            target = cumulative.gather(1, first) + level.T * held
+            index = torch.searchsorted(cumulative, target.contiguous(), right=True) - 1
+            spike = self.spikes.gather(1, torch.minimum(torch.maximum(index, first), (last - 1).clamp_min(0))).T
+            x = torch.where((place >= self.shares[:, 1] * masses[1]) & (held.T > 0), spike, x)
+        return torch.minimum(torch.maximum(x, torch.nextafter(lower, upper)), upper)

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from genzoo.models.baselines.smooth_marginals import SmoothMarginals
 
-FARTHEST = 1e30
-"""Draws come from within this distance (model space): the mass beyond is below 1e-59."""
 REDRAWS = 200
 
 
@@ -84,17 +82,7 @@ class BinnedMarginal:
         return x
 
     def _draw(self, leaf: Tensor, generator: torch.Generator) -> Tensor:
-        """Bisection of the cdf on an asinh scale: one formula for any shape, spike and tail."""
-        level = torch.rand(len(leaf), generator=generator, dtype=torch.float64)
-        start = self.lower[leaf]
-        target = level * self.marginal.mass(start[:, None], self.upper[leaf][:, None])[:, 0]
-        low = start.clamp_min(-FARTHEST).asinh()
-        high = self.upper[leaf].clamp_max(FARTHEST).asinh()
-        for _ in range(64):
-            middle = 0.5 * (low + high)
-            below = self.marginal.mass(start[:, None], middle.sinh()[:, None])[:, 0] < target
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return (0.5 * (low + high)).sinh()
+        return self.marginal.draw_between(self.lower[leaf][:, None], self.upper[leaf][:, None], generator)[:, 0]
 
 
 def one_column(marginals: SmoothMarginals, column: int) -> SmoothMarginals:
