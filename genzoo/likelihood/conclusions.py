@@ -146,7 +146,7 @@ def _amount(pair: Paired) -> str:
     if not math.isfinite(pair.se):  # one row: no spread, no interval
         return f"{pair.mean:.3f}"
     digits = decimals_for(pair.se)
-    ends = f"{pair.level:.0%} interval {pair.low:.{digits}f} to {pair.high:.{digits}f}"
+    ends = f"{100 * pair.level:.0f} % interval {pair.low:.{digits}f} to {pair.high:.{digits}f}"
     return f"{pair.mean:.{digits}f} ± {pair.se:.{digits}f} ({ends})"
 
 
