@@ -12,7 +12,7 @@ ENV := OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore::DeprecationWarning
 WORKERS ?= -n auto --dist loadfile
 # demo: the models, longest training time of each in minutes, how many at the same time, which one samples and imputes
 DEMO_MODELS ?= independent,gaussian,mixture,maf,spline_flow,forest_autoregressive
-DEMO_MINUTES ?= 1
+DEMO_MINUTES ?= 2
 DEMO_JOBS ?= 2
 DEMO_BEST ?= spline_flow
 

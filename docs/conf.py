@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -79,9 +80,9 @@ def choice() -> str:
 def fill_catalogue(app: Any, docname: str, source: list[str]) -> None:
     """Puts the catalogue where ``models.md`` and ``choose.md`` ask for it."""
     if docname == "models":
-        source[0] = source[0].replace("CATALOGUE-GOES-HERE", catalogue())
+        source[0] = re.sub("<!-- CATALOGUE-GOES-HERE.*-->", lambda _: catalogue(), source[0])
     if docname == "choose":
-        source[0] = source[0].replace("CHOICE-GOES-HERE", choice())
+        source[0] = re.sub("<!-- CHOICE-GOES-HERE.*-->", lambda _: choice(), source[0])
 
 
 def setup(app: Any) -> None:

@@ -101,6 +101,12 @@ def test_report_scores_new_rows_and_refuses_runs_with_other_test_rows(place: Pat
     assert {model["num_rows"] for model in json.loads(Path("n.json").read_text())["models"] if "num_rows" in model} <= {
         160
     }
+    assert "learned from" not in said.out
+    said = say(
+        "report", place / "work" / "gaussian", place / "work" / "independent", "--on", place / "toy.csv", "-o", "o.md"
+    )
+    assert "is the table that gaussian and independent learned from: most of its rows are no held-out rows" in said.out
+    assert "learned from" in Path("o.md").read_text()
     fitted = say(
         "fit", "--model", "gaussian", "--data.path", place / "toy.csv", "--seed", 9, "--run_dir", "other", *QUIET
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from commands_runs import say
 
 from genzoo.commands.given import read_given
 from genzoo.commands.names import DATAMODULES, find_datamodule
+from genzoo.commands.parsing import words
 from genzoo.main import COMMANDS, WRONG_INPUT
 
 LIGHT = [
@@ -191,3 +193,11 @@ def test_any_category_of_a_checkpoint_reaches_the_parser_as_it_is(word: str) -> 
     given = read_given("test", ["--ckpt_path", "x"])
     (line,) = given.arguments([{"model": {"init_args": {"schema": {word: word}}}}])
     assert yaml.safe_load(line.removeprefix("--config=")) == {"model": {"init_args": {"schema": {word: word}}}}
+
+
+def test_names_that_hold_commas_are_given_as_a_list() -> None:
+    assert words("a, b") == ["a", "b"]
+    assert words('["a", "b, c"]') == ["a", "b, c"]
+    for text in ("[a, b]", '[{"a": 1}]', "[1]"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            words(text)

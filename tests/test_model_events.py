@@ -170,6 +170,20 @@ def test_an_interruption_keeps_the_best_weights_so_far(tmp_path: Path) -> None:
     np.testing.assert_array_equal(model.log_prob(frame).values, again.log_prob(frame).values)
 
 
+def test_a_resumed_run_has_its_time_again(tmp_path: Path) -> None:
+    spent = trainer(tmp_path / "a", max_epochs=2, max_time={"hours": 1})
+    spent.fit(make(), datamodule=datamodule())
+    last = tmp_path / "a" / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    (name,) = (key for key in content["callbacks"] if key.startswith("TimeBudget"))
+    for stage in content["callbacks"][name]["time_elapsed"]:
+        content["callbacks"][name]["time_elapsed"][stage] = 7200.0
+    torch.save(content, last)
+    again = trainer(tmp_path / "b", max_epochs=4, max_time={"hours": 1})
+    again.fit(make(), datamodule=datamodule(), ckpt_path=last, weights_only=True)
+    assert again.current_epoch == 4
+
+
 def test_a_process_told_to_end_ends_and_keeps_its_folder(tmp_path: Path) -> None:
     class Terminate(Callback):
         def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:

@@ -293,6 +293,8 @@ def test_integers_keep_a_whole_step_however_large() -> None:
     ("cells", "words"),
     [
         ([f"{k},{k % 7}5" for k in range(60)], "numbers with a decimal comma. write 0.05 instead; .*--ignore x"),
+        ([f"{k},{k:03}.5" for k in range(1, 61)], "numbers with separators of thousands. write 1001.5 instead"),
+        ([f"{k % 28 + 1}/{k % 12 + 1}/19{k + 10}" for k in range(60)], "dates. write them as YYYY-MM-DD"),
         ([{"a": k} for k in range(60)], "holds records, .*--ignore"),
         ([b"%d" % k for k in range(60)], "holds bytes, .*--ignore"),
         ([[0] * (k % 3) for k in range(60)], "lists of unequal length; .*--ignore"),

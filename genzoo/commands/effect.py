@@ -64,12 +64,12 @@ def sentences(found: Effects, outcome: str) -> list[str]:
             lines.append(f"  effect against {found.reference}: {c.value:.4g} [{c.low:.4g}, {c.high:.4g}]")
         if arm.beyond_support > 0.05:
             lines.append(
-                f"  {100 * arm.beyond_support:.0f} % of the rows are less likely to receive '{arm.name}' than any row that "
-                "did; for them the outcome is extrapolated"
+                f"  {100 * arm.beyond_support:.0f} % of the rows are less likely to receive '{arm.name}' than any row "
+                "that did; for them the outcome is extrapolated"
             )
     lines.append(
-        f"intervals: {100 * found.confidence:.0f} %; all hold only if every confounder is among the covariates and every row "
-        "could have received every treatment"
+        f"intervals: {100 * found.confidence:.0f} %; all hold only if every confounder is among the covariates and "
+        "every row could have received every treatment"
     )
     return lines
 

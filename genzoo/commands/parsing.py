@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -82,8 +83,16 @@ def positive(text: str) -> float:
 
 
 def words(text: str) -> list[str]:
-    """Type of an option that takes names separated by commas."""
-    found = [word.strip() for word in text.split(",") if word.strip()]
+    """Type of an option that takes names separated by commas, or a JSON list where a name holds a comma."""
+    if text.lstrip().startswith("["):
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
+            raise argparse.ArgumentTypeError(f'{text} is no list of names; write it as \'["a", "b, c"]\'')
+    else:
+        found = [word.strip() for word in text.split(",") if word.strip()]
     if not found:
         raise argparse.ArgumentTypeError("give at least one name")
     return found

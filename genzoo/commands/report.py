@@ -32,6 +32,7 @@ def run(arguments: list[str]) -> int:
     from genzoo.models.checkpoint import load, versions
     from genzoo.models.training import quiet
     from genzoo.reports.comparison import Comparison
+    from genzoo.reports.verdicts import listed
     from genzoo.tables.frames import read_frame, source_name
 
     quiet()
@@ -44,6 +45,12 @@ def run(arguments: list[str]) -> int:
         if schema.weight is not None:
             frame = shown_rows(frame, _encoded(frame, next(iter(models.values()))), given.seed)
         facts, ordered = {"table": source_name(given.on), "versions": versions()}, False
+        seen = [name for name, model in models.items() if _learned_from(model, given.on)]
+        if seen:
+            facts["warnings"] = [
+                f"'{given.on}' is the table that {listed(seen)} learned from: most of its rows are no held-out rows; "
+                "without --on a run is evaluated on its own test rows"
+            ]
     else:
         sources = Sources()
         results = [_evaluated(name, model, given, source=sources.of(name, model)) for name, model in models.items()]
@@ -68,6 +75,12 @@ def run(arguments: list[str]) -> int:
     print()
     print(f"wrote {', '.join(map(str, written))}")
     return 0
+
+
+def _learned_from(model: Any, path: str) -> bool:
+    """Whether a file is the one that a model was trained on."""
+    place = model.training_record.get("data", {}).get("init_args", {}).get("path")
+    return place is not None and Path(place).resolve() == Path(path).resolve()
 
 
 def expanded(runs: list[str]) -> list[Path]:

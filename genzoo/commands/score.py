@@ -157,9 +157,12 @@ def remarks(scored: RunningMean) -> list[str]:
         have = "row has" if impossible == 1 else "rows have"
         lines.append(f"{impossible} {have} log-likelihood -inf (outside declared bounds or a closed vocabulary)")
     names = {
-        "unseen": "cells hold a category not seen in training",
-        "off_grid": "values are off their column's grid and were taken as the nearest point",
-        "outside": "values are outside a declared bound",
+        "unseen": ("cell holds", "cells hold", "a category not seen in training"),
+        "off_grid": ("value is", "values are", "off the grid of the column and taken as the nearest point"),
+        "outside": ("value is", "values are", "outside a declared bound"),
     }
-    lines += [f"{scored.counts[key]} {text}" for key, text in names.items() if scored.counts.get(key)]
+    for key, (one, several, rest) in names.items():
+        count = scored.counts.get(key)
+        if count:
+            lines.append(f"{count} {one if count == 1 else several} {rest}")
     return lines

@@ -15,13 +15,20 @@ from typing import Any
 
 import lightning.pytorch as pl
 import yaml
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, Timer
 from lightning.pytorch.loggers import CSVLogger
 
 from genzoo.errors import GenZooError
 from genzoo.models.checkpoint import KEY, read_checkpoint, versions
 
 MAX_EPOCHS = 1000
+
+
+class TimeBudget(Timer):
+    """Lightning's limit on training time, of which a resumed run has all again: it was resumed to go on."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Forgets the time that earlier runs took."""
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -141,6 +148,8 @@ def make_trainer(
         "enable_progress_bar": progress,
     }
     given = {k: v for k, v in options.items() if v is not None}
+    if "max_time" in given:
+        callbacks.append(TimeBudget(given.pop("max_time")))
     return pl.Trainer(callbacks=callbacks, **(trainer_defaults() | own | given))
 
 

@@ -25,6 +25,7 @@ Shares and ratios do not depend on the unit, and steps and atoms scale with it, 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
@@ -196,9 +197,17 @@ def refusal(values: Values) -> str | None:
     if near_unique:
         more = "more than " if values.truncated else ""
         found = f"column '{values.name}' is text with {more}{distinct} different values in {present} rows"
-        commas = sum(re.fullmatch(r"\s*[+-]?\d+,\d+\s*", word) is not None for word in values.words[:1000])
-        if commas > 0.9 * len(values.words[:1000]):
+        some = values.words[:1000]
+        commas = sum(re.fullmatch(r"\s*[+-]?\d+,\d+\s*", word) is not None for word in some)
+        few = sum(re.fullmatch(r"\s*[+-]?\d{1,3},\d{3}\s*", word) is not None for word in some)
+        if commas > 0.9 * len(some) > few:
             return f"{found}: numbers with a decimal comma? write {values.words[0].replace(',', '.')} instead"
+        thousands = sum(re.fullmatch(r"\s*[+-]?\d{1,3}(,\d{3})+(\.\d+)?\s*", word) is not None for word in some)
+        if thousands > 0.9 * len(some):
+            return f"{found}: numbers with separators of thousands? write {values.words[0].replace(',', '')} instead"
+        days = sum(re.fullmatch(r"\s*\d{1,2}[/.]\d{1,2}[/.]\d{2,4}\s*", word) is not None for word in some)
+        if days > 0.9 * len(some):
+            return f"{found}: dates? write them as YYYY-MM-DD"
         return f"{found}, too many to learn"
     return None
 
@@ -206,6 +215,8 @@ def refusal(values: Values) -> str | None:
 def _advice(names: list[str]) -> str:
     """What to do about refused columns."""
     them, listed = "them" if len(names) > 1 else "it", ",".join(names)
+    if any("," in name for name in names):
+        listed = json.dumps(names, ensure_ascii=False)
     ignored = f"'{listed}'" if re.fullmatch(r"[\w,.-]+", listed) is None else listed
     return (
         f"leave {them} out (--ignore {ignored}; in genzoo fit --data.ignore {ignored}), or declare {them} in the "

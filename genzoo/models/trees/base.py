@@ -115,7 +115,8 @@ class TreeModel(DensityModel):
             raise GenZooError(
                 f"{type(self).__name__} is not complete: {len(missing)} of {len(self.jobs)} parts are missing "
                 f"({names}); "
-                "resume its training (genzoo fit --config RUN/config.yaml --ckpt_path RUN/checkpoints/last.ckpt)"
+                "resume its training (genzoo fit --config RUN/config.yaml --ckpt_path RUN/checkpoints/last.ckpt), or "
+                "train it again with more time (--minutes, --trainer.max_time)"
             )
 
     def on_fit_start(self) -> None:
