@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from result_page import tidy
+
 SMALL = (
     "iris", "wine", "airfoil_self_noise", "blood_transfusion", "car", "concrete_compression", "ecoli", "glass", "seeds",
     "yacht_hydrodynamics",
@@ -67,24 +69,34 @@ def page(found: dict[str, dict[str, Any]], commands: dict[str, str], seconds: di
     models.sort(key=lambda name: sum(ranks[name]) / len(ranks[name]))
     parts = [
         "# Every model on many tables",
-        "After this page you know how the models compare out of the box: defaults, one seed, "
-        f"{minutes:g} minutes of training at most each, one thread a model on {os.cpu_count()} {platform.machine()} "
-        "cores.",
-        "Held-out log-likelihood in nats a row, in each table's own units: a column compares models, a row does not "
-        "compare tables. Bold: the highest guaranteed value. The sentence below a table's name says what follows.",
+        tidy(
+            "After this page you know how the models compare out of the box: defaults, one seed, "
+            f"{minutes:g} minutes of training at most each, one thread a model on {os.cpu_count()} {platform.machine()}, "
+            "busy cores."
+        ),
+        tidy(
+            "Held-out log-likelihood in nats a row, in each table's own units: a column compares models, a row does "
+            "not compare tables. Bold: the highest guaranteed value. The sentence below a table's name says what "
+            "follows. Tables are those of `benchmarks/results.py`; Adult with six minutes a model is in "
+            "[the page of the discrete models](../models/discrete.md)."
+        ),
     ]
+    missing = [table for table in (*LARGE, *SMALL) if table not in found]
+    if missing:
+        parts.append(tidy(f"Not run yet: {', '.join(missing)}."))
     lines = [["model", *found], [":--", *["--:"] * len(found)]]
     for name in models:
         rows = [next((r for r in report["models"] if r["name"] == name), None) for report in found.values()]
         lines.append([f"`{name}`", *("not taken" if row is None else cell(row) for row in rows)])
     parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     for table, report in found.items():
-        splits = ", ".join(f"{count} {split}" for split, count in report["facts"]["splits"].items())
+        counts = report["facts"]["splits"]
+        splits = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test") if split in counts)
         failed = [f"- `{row['name']}` failed: {row['error']}" for row in report["models"] if row["group"] == "failed"]
         parts += [
             f"## {table}",
-            f"Rows: {splits}{'; split in time' if table in IN_TIME else ''}. {report['conclusions'][0]}",
-            *(["\n".join(failed)] if failed else []),
+            tidy(f"Rows: {splits}{'; split in time' if table in IN_TIME else ''}. {report['conclusions'][0]}"),
+            *(["\n".join(tidy(line, "  ") for line in failed)] if failed else []),
             f"    {commands[table]}" + (f"    # {seconds[table] / 60:.0f} minutes" if table in seconds else ""),
         ]
     return "\n\n".join([*parts, f"Written by `benchmarks/results.py`, {time.strftime('%B %Y')}."]) + "\n"
