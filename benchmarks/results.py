@@ -71,8 +71,8 @@ def page(found: dict[str, dict[str, Any]], commands: dict[str, str], seconds: di
         "# Every model on many tables",
         tidy(
             "After this page you know how the models compare out of the box: defaults, one seed, "
-            f"{minutes:g} minutes of training at most each, one thread a model on {os.cpu_count()} {platform.machine()}, "
-            "busy cores."
+            f"{minutes:g} minutes of training at most each, one thread a model on {os.cpu_count()} busy cores "
+            f"({platform.machine()}). A tree ensemble that is not complete by then has no number."
         ),
         tidy(
             "Held-out log-likelihood in nats a row, in each table's own units: a column compares models, a row does "
