@@ -402,6 +402,39 @@ def test_density_in_two_dimensions_integrates_to_one() -> None:
         assert total == pytest.approx(1, abs=2e-3)
 
 
+def squares(num: int, generator: torch.Generator, noise: float = 0.375) -> tuple[Tensor, Tensor]:
+    """Rows of a smoothed checkerboard (eight squares of side 3, normal noise), and the log-density of any rows."""
+    lower = torch.tensor([(i, j) for i in range(4) for j in range(4) if (i + j) % 2 == 0], dtype=torch.float64) * 3 - 6
+    x = lower[torch.randint(0, 8, (num,), generator=generator)]
+    x = x + 3 * torch.rand(num, 2, generator=generator, dtype=torch.float64)
+    x = x + noise * torch.randn(num, 2, generator=generator, dtype=torch.float64)
+    away = x[:, None] - lower
+    inside = torch.special.ndtr(away / noise) - torch.special.ndtr((away - 3) / noise)
+    return x, (inside.prod(2).mean(1) / 9).log()
+
+
+@pytest.mark.parametrize(("objective", "most"), [("ml", 0.4), ("dsm", 0.8)])
+def test_a_smoothed_toy_is_never_described_better_than_by_its_own_density(objective: Any, most: float) -> None:
+    """Differences on the same 20,000 rows; three standard errors. One Gaussian loses 0.65; a seed 0.25 and 0.61."""
+    g = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    flow = EnergyFlow(2, coupling_layers(2, 0, 4, 32)).double().train()
+    setting = Matching(objective, noise=0.375, epsilon=0.1)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=5e-3)
+    for _ in range(400):
+        # denoising adds the noise itself
+        loss = setting.loss(flow, squares(512, g, 1e-9 if objective == "dsm" else 0.375)[0])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    x, truth = squares(20_000, g)
+    with torch.no_grad():
+        lost = truth - flow.eval().log_prob(x)
+    assert float(truth.mean()) == pytest.approx(-4.683, abs=0.02)
+    assert float(lost.mean()) > -3 * float(lost.std()) / math.sqrt(len(x))
+    assert float(lost.mean()) < most
+
+
 def test_matching_before_the_preprocessing_is_another_loss_of_the_same_density() -> None:
     flow = flow_of("dense").train()
     front = ShareLogit(256.0, 0.5).double()
