@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -30,6 +32,7 @@ class Growth:
         patience: Rounds without progress on held-out rows before growth stops; 0 never stops.
         subsample: Share of the rows each tree sees.
         device: ``cpu``, or ``cuda`` with a build of XGBoost that has it; trees of the two differ in the last bits.
+        seconds: Longest time that a booster grows: the tree under way is finished. 0 grows none.
     """
 
     rounds: int = 300
@@ -41,6 +44,7 @@ class Growth:
     patience: int = 10
     subsample: float = 1.0
     device: Literal["cpu", "cuda"] = "cpu"
+    seconds: float = math.inf
 
     def __post_init__(self) -> None:
         for name, least in (("rounds", 0), ("depth", 1), ("bins", 2), ("patience", 0)):
@@ -103,11 +107,13 @@ class Grown:
         blob: UBJSON; empty when no tree helps (the prediction is the starting margin).
         rounds: Trees kept.
         held_out: Loss on the held-out rows before the first tree and after the last kept, or ``None``.
+        cut_short: The time limit ended growth.
     """
 
     blob: bytes
     rounds: int
     held_out: tuple[float, float] | None = None
+    cut_short: bool = False
 
 
 def grow(
@@ -124,6 +130,8 @@ def grow(
     """
     if growth.rounds == 0 or len(train) == 0 or train.features.shape[1] == 0:
         return Grown(b"", 0)
+    if growth.seconds <= 0:
+        return Grown(b"", 0, cut_short=True)
     matrix = quantised(train.features, growth.bins, feature_types=feature_types)
     return grow_on(matrix, train, None if held_out is None else held_out, growth, objective, seed, feature_types)
 
@@ -146,15 +154,18 @@ def grow_on(
     held_out_matrix: Any = None,
 ) -> Grown:
     """As :func:`grow`, on features that are in bins already (their order is that of ``train``)."""
+    if growth.seconds <= 0:
+        return Grown(b"", 0, cut_short=True)
     xgb = xgboost()
     _label(matrix, train)
     parameters = growth.parameters(objective, seed) | {"base_score": 0.5 if objective == "binary:logistic" else 0.0}
     if objective == "reg:gamma":
         parameters["base_score"] = 1.0
     stopping = growth.patience > 0 and held_out is not None and len(held_out) > 0
+    limit = _time_limit(growth.seconds)
     if not stopping:
-        booster = xgb.train(parameters, matrix, growth.rounds, verbose_eval=False)
-        return Grown(bytes(booster.save_raw("ubj")), growth.rounds)
+        booster = xgb.train(parameters, matrix, growth.rounds, verbose_eval=False, callbacks=[limit])
+        return Grown(bytes(booster.save_raw("ubj")), booster.num_boosted_rounds(), None, limit.reached)
     assert held_out is not None
     if held_out_matrix is None:
         held_out_matrix = quantised(held_out.features, growth.bins, feature_types, like=matrix)
@@ -167,14 +178,30 @@ def grow_on(
         growth.rounds,
         evals=[(held_out_matrix, "held_out")],
         evals_result=record,
-        callbacks=[xgb.callback.EarlyStopping(rounds=growth.patience)],
+        callbacks=[xgb.callback.EarlyStopping(rounds=growth.patience), limit],
         verbose_eval=False,
     )
     losses = next(iter(record["held_out"].values()))
     best = int(np.argmin(losses))
     if not losses[best] < before:
-        return Grown(b"", 0, (before, before))
-    return Grown(bytes(booster[: best + 1].save_raw("ubj")), best + 1, (before, float(losses[best])))
+        return Grown(b"", 0, (before, before), limit.reached)
+    kept = bytes(booster[: best + 1].save_raw("ubj"))
+    return Grown(kept, best + 1, (before, float(losses[best])), limit.reached)
+
+
+def _time_limit(seconds: float) -> Any:
+    """XGBoost's callback that ends growth after so many seconds."""
+    end = time.monotonic() + seconds
+    base: Any = xgboost().callback.TrainingCallback
+
+    class TimeLimit(base):  # type: ignore[misc]
+        reached = False
+
+        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+            self.reached = time.monotonic() >= end
+            return self.reached
+
+    return TimeLimit()
 
 
 def margin(booster: Any, features: Array, threads: int = 1) -> NDArray[np.float64]:

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from genzoo.errors import CheckpointError
 from genzoo.trees.library import xgboost
 
+CUT_SHORT = "cut short"
+"""A part that says how many boosters of a job a time limit kept from growing to their end."""
+
 
 class BoosterStore:
     """Results of jobs. A result is a set of parts, each a booster (UBJSON) or a float64 array, as bytes.

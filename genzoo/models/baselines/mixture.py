@@ -17,6 +17,7 @@ from genzoo.models.baselines.mixture_fit import choose_sharpness, fit_mixture, l
 from genzoo.models.baselines.mixture_refine import refine
 from genzoo.models.baselines.mixture_state import MixtureState
 from genzoo.models.capabilities import Capabilities
+from genzoo.models.deadline import deadline_of
 from genzoo.models.scoring import ModelLogProb
 from genzoo.tables.batch import TableBatch
 
@@ -107,14 +108,23 @@ class GaussianMixture(DensityModel):
             order = torch.randperm(len(train), generator=generator)
             cut = len(train) // 7
             held, train = select(whole, order[:cut]), select(whole, order[cut:])
+        deadline = deadline_of(self)
         fitted, prior = fit_mixture(
-            train, held, layout, self.num_components, self.max_components, self.floor, self.num_starts, self.seed
+            train,
+            held,
+            layout,
+            self.num_components,
+            self.max_components,
+            self.floor,
+            self.num_starts,
+            self.seed,
+            deadline,
         )
         if not held_batches and fitted.num_components > 1:
-            fitted = run_em(fitted, layout, whole, prior, num_steps=30, tolerance=1e-5)[0]
+            fitted = run_em(fitted, layout, whole, prior, num_steps=30, tolerance=1e-5, deadline=deadline)[0]
         fitted = choose_sharpness(fitted, layout, train, held, self.seed)
         if self.refine:
-            fitted = refine(fitted, layout, train, held, prior, seed=self.seed)
+            fitted = refine(fitted, layout, train, held, prior, seed=self.seed, deadline=deadline)
         self.state.store(fitted, cell_variance(layout, train).to(device))
 
     def model_log_prob(self, encoded: Cells, noise: RowNoise, draws: int) -> ModelLogProb:

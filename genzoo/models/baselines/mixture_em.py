@@ -14,6 +14,7 @@ Raftery (2007), Bayesian regularization for normal mixture estimation (the prior
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, replace
 
 import torch
@@ -150,9 +151,17 @@ def penalty(mixture: Mixture, prior: Prior) -> Tensor:
 
 
 def run_em(
-    mixture: Mixture, layout: Layout, cells: Cells, prior: Prior, num_steps: int = 100, tolerance: float = 1e-6
+    mixture: Mixture,
+    layout: Layout,
+    cells: Cells,
+    prior: Prior,
+    num_steps: int = 100,
+    tolerance: float = 1e-6,
+    deadline: float = math.inf,
 ) -> tuple[Mixture, list[float]]:
-    """EM until the objective per row rises by less than ``tolerance``; also returns the objective at every step."""
+    """EM until the objective per row rises by less than ``tolerance``, or the monotonic clock is at ``deadline``; also
+    returns the objective at every step.
+    """
     history: list[float] = []
     groups = list(patterns(cells.present))
     weight = row_weight(cells)
@@ -161,6 +170,8 @@ def run_em(
         log_r, total = responsibilities(mixture, layout, cells, prior, groups)
         history.append(float((weight * total).sum() + penalty(mixture, prior)) / max(1.0, rows))
         if len(history) > 1 and history[-1] - history[-2] < tolerance:
+            break
+        if time.monotonic() >= deadline:
             break
         share = log_r.exp() * weight[:, None]
         mixture = maximise(mixture, layout, moments(mixture, layout, cells, share, prior, groups), prior)

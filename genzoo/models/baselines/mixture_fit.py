@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -136,7 +138,14 @@ def mixture_prior(gaussian: Mixture, layout: Layout, cells: Cells, num_component
 
 
 def fit_components(
-    gaussian: Mixture, layout: Layout, cells: Cells, num_components: int, floor: float, num_starts: int, seed: int
+    gaussian: Mixture,
+    layout: Layout,
+    cells: Cells,
+    num_components: int,
+    floor: float,
+    num_starts: int,
+    seed: int,
+    deadline: float = math.inf,
 ) -> Mixture:
     """EM for one number of components: short runs from several starts, and the best one to the end."""
     if num_components == 1:
@@ -147,10 +156,10 @@ def fit_components(
     for start in range(num_starts):
         generator = torch.Generator().manual_seed(seed_of(seed, "start", num_components, start))
         mixture = initial_components(gaussian, layout, few, num_components, prior, generator)
-        mixture, history = run_em(mixture, layout, few, prior, num_steps=15, tolerance=1e-4)
+        mixture, history = run_em(mixture, layout, few, prior, num_steps=15, tolerance=1e-4, deadline=deadline)
         if history[-1] > best_value:
             best, best_value = mixture, history[-1]
-    return run_em(best, layout, cells, prior, num_steps=60, tolerance=1e-4)[0]
+    return run_em(best, layout, cells, prior, num_steps=60, tolerance=1e-4, deadline=deadline)[0]
 
 
 def subsample(cells: Cells, most: int, seed: int) -> Cells:
@@ -170,20 +179,25 @@ def fit_mixture(
     floor: float,
     num_starts: int,
     seed: int,
+    deadline: float = math.inf,
 ) -> tuple[Mixture, Prior]:
     """A mixture fitted on ``train``, its number of components chosen on ``held``.
 
     Components double from one until the held-out likelihood has fallen twice in a row, or a component would have fewer
-    than ten rows. Also returns the prior it was fitted under.
+    than ten rows, or half the time to the ``deadline`` is over: all training rows have the rest. Also returns the prior
+    it was fitted under.
     """
+    half = (time.monotonic() + deadline) / 2
     search = subsample(train, MAX_SEARCH_ROWS, seed)
     gaussian = fit_gaussian(search, layout, seed=seed)
     if num_components is not None:
-        best = fit_components(gaussian, layout, search, num_components, floor, num_starts, seed)
+        best = fit_components(gaussian, layout, search, num_components, floor, num_starts, seed, half)
     else:
         best, best_score, worse, count = gaussian, -float("inf"), 0, 1
         while count <= max_components and (count == 1 or len(search) >= 10 * count) and worse < 2:
-            mixture = fit_components(gaussian, layout, search, count, floor, num_starts, seed)
+            if time.monotonic() >= half:
+                break
+            mixture = fit_components(gaussian, layout, search, count, floor, num_starts, seed, half)
             score = held_out_score(mixture, layout, held, seed) if len(held) else -float(count)
             worse = 0 if score > best_score else worse + 1
             if score > best_score:
@@ -191,5 +205,5 @@ def fit_mixture(
             count *= 2
     prior = mixture_prior(gaussian, layout, train, best.num_components, floor)
     if best.num_components > 1:
-        best = run_em(best, layout, train, prior, num_steps=60, tolerance=1e-5)[0]
+        best = run_em(best, layout, train, prior, num_steps=60, tolerance=1e-5, deadline=deadline)[0]
     return best, prior

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 import torch
 from torch import Tensor
 
@@ -42,6 +45,7 @@ def refine(
     patience: int = 2,
     lr: float = 5e-4,
     seed: int = 0,
+    deadline: float = math.inf,
 ) -> Mixture:
     """Adam on minibatches of ``train``; the state that scores ``held`` best is returned, EM's own included.
 
@@ -55,6 +59,7 @@ def refine(
         patience: Passes without progress before stopping.
         lr: Step size of Adam, in standardised units.
         seed: Seed of batches and simulation draws.
+        deadline: Moment of the monotonic clock after which no step is taken.
     """
     if len(held) == 0:
         return mixture
@@ -66,7 +71,11 @@ def refine(
     weight = row_weight(train)
     share, rows = weight / weight.mean(), float(weight.sum())
     for _ in range(num_epochs):
+        if time.monotonic() >= deadline:
+            break
         for index in torch.randperm(len(train), generator=generator).split(BATCH)[:STEPS]:
+            if time.monotonic() >= deadline:
+                break
             with torch.enable_grad():
                 batch = select(train, index)
                 uniform = torch.rand(len(index), draws, len(layout.quantized), generator=generator, dtype=torch.float64)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
+import time
 from abc import abstractmethod
 from dataclasses import fields
 from typing import Any, ClassVar
@@ -15,13 +17,15 @@ from genzoo.errors import GenZooError
 from genzoo.likelihood.noise import seed_of
 from genzoo.models.base import DensityModel
 from genzoo.models.baselines.mixture_em import in_rows
+from genzoo.models.deadline import deadline_of
 from genzoo.models.scoring import split_unseen
 from genzoo.tables.batch import TableBatch
 from genzoo.trees.cluster import Cluster
 from genzoo.trees.library import xgboost
-from genzoo.trees.pool import run_jobs
-from genzoo.trees.store import BoosterStore
+from genzoo.trees.pool import default_workers, run_jobs
+from genzoo.trees.store import CUT_SHORT, BoosterStore
 
+log = logging.getLogger(__name__)
 KEY = "genzoo_boosters"
 LEAST_HELD_OUT = 20
 """With fewer validation rows, a share of the training rows is held out instead."""
@@ -34,7 +38,8 @@ class TreeModel(DensityModel):
     An epoch of the Trainer runs one group of jobs, so that progress, the checkpoint after each group and resuming are
     Lightning's. A job is a function of (rows, seed, its name): neither the number of workers nor the grouping changes
     its result, and a resumed run ends with the bytes of an uninterrupted one. Until the last job is done the model
-    refuses to score or sample.
+    refuses to score or sample. Under a time limit of the Trainer every job has its share of the time, and trees that
+    would grow beyond it are left out: the model is complete in time, and smaller.
 
     Args:
         schema: The table's schema as a plain dictionary.
@@ -66,6 +71,9 @@ class TreeModel(DensityModel):
         self.groups, self.workers, self.dask = groups, workers, dask
         self._cluster: Cluster | None = None
         self.store = BoosterStore()
+        self.job_seconds = math.inf
+        """Longest time that a job of the group under way grows trees; 0: none."""
+        self._useful_seconds = 0.0
         self._rows: tuple[Any, Any] | None = None
         xgboost()
 
@@ -83,6 +91,14 @@ class TreeModel(DensityModel):
     def job_stage(self, job: str) -> int:
         """Hook: jobs of a later stage read what earlier ones made; those of one stage are independent."""
         return 0
+
+    def job_cost(self, job: str) -> float:
+        """Hook: share of a time limit that a job has beside the others; equal within a stage."""
+        return 1.0
+
+    def most_useful_first(self, jobs: list[str]) -> list[str]:
+        """Hook: the order of jobs under a time limit; the last may be left without trees."""
+        return jobs
 
     def prepare(self, train: Any, held_out: Any) -> None:
         """Hook: what all jobs need (marginals, covariances), fitted once before the first of them."""
@@ -120,7 +136,7 @@ class TreeModel(DensityModel):
             )
 
     def on_fit_start(self) -> None:
-        self._rows = None
+        self._rows, self._useful_seconds = None, 0.0
         self.trainer.limit_train_batches = 1  # a group of jobs reads all rows at once; batches are not looked at
 
     def on_fit_end(self) -> None:
@@ -143,14 +159,47 @@ class TreeModel(DensityModel):
             if len(missing) == len(self.jobs):
                 self.prepare(*self._rows)
         if missing:
-            group = missing[: self._group_size(len(missing))]
-            for stage in sorted({self.job_stage(job) for job in group}):
-                ready = [job for job in group if self.job_stage(job) == stage]
-                for job, parts in zip(ready, self._run(ready), strict=True):
-                    self.store.put(job, parts)
+            deadline = deadline_of(self)
+            size = self._group_size(len(missing))
+            if math.isfinite(deadline):
+                missing = self.most_useful_first(missing)
+                size = -(-size // self._at_once) * self._at_once
+            self._run_group(missing[:size], deadline)
+            if time.monotonic() >= deadline:
+                self._run_group(self.store.missing(missing), deadline)  # without trees
         self.count_step()
         if self.complete:
             self.trainer.should_stop = True
+            cut_short = sum(self.store.has(job, CUT_SHORT) for job in self.jobs)
+            if cut_short:
+                log.warning(
+                    f"{type(self).__name__}: the time limit ended the growth of trees in {cut_short} of "
+                    f"{len(self.jobs)} parts; the model is complete, and one trained for longer would be better"
+                )
+
+    def _run_group(self, group: list[str], deadline: float) -> None:
+        """Runs jobs; under a deadline a few at a time, each with its share of the time that is left."""
+        for stage in sorted({self.job_stage(job) for job in group}):
+            ready = [job for job in group if self.job_stage(job) == stage]
+            size = len(ready) if math.isinf(deadline) else self._at_once
+            for start in range(0, len(ready), size):
+                self._run_in_time(ready[start : start + size], deadline)
+
+    @property
+    def _at_once(self) -> int:
+        return self.workers or default_workers()
+
+    def _run_in_time(self, jobs: list[str], deadline: float) -> None:
+        started = time.monotonic()
+        share = self.job_cost(jobs[0]) / sum(map(self.job_cost, self.store.missing(self.jobs)))
+        even = max(deadline - started, 0.0) * share * self._at_once
+        self.job_seconds = max(even, self._useful_seconds) if even else 0.0
+        for job, parts in zip(jobs, self._run(jobs), strict=True):
+            self.store.put(job, parts)
+        took = time.monotonic() - started
+        if took > self.job_seconds > 0:
+            # so long takes a job before its first tree: better some with trees than all without
+            self._useful_seconds = 2 * took
 
     def _run(self, jobs: list[str]) -> list[dict[str, bytes]]:
         """Results of independent jobs, by threads or on the cluster."""

@@ -33,6 +33,7 @@ from genzoo.models.trees.training_rows import RowStream, TrainingRows, members
 from genzoo.tables.batch import HOLE, TableBatch
 from genzoo.trees.boosting import Growth
 from genzoo.trees.levels import CELLS, CODES, SMOOTH, NoisePath, Spacing, shortest_path
+from genzoo.trees.store import CUT_SHORT
 
 if TYPE_CHECKING:
     from genzoo.likelihood.log_likelihood import LogLikelihood
@@ -255,6 +256,20 @@ class DenoisingForest(TreeModel):
     def job_stage(self, job: str) -> int:
         return 0 if job.startswith("trees") else 1
 
+    def job_cost(self, job: str) -> float:
+        # shared trees are most of the work: a level only measures their residuals
+        return 4.0 * len(self.levels) if job.startswith("trees") else 1.0
+
+    def most_useful_first(self, jobs: list[str]) -> list[str]:
+        # levels far apart first: those without trees are then between others
+        bits = len(self.levels).bit_length()
+
+        def place(job: str) -> tuple[int, int]:
+            words = job.split()
+            return self.job_stage(job), int(f"{int(words[1]):0{bits}b}"[::-1], 2) if words[0] == "level" else 0
+
+        return sorted(jobs, key=place)
+
     def _training_rows(self) -> tuple[TrainingRows, Rows]:
         train, held_out = super()._training_rows()
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -315,9 +330,11 @@ class DenoisingForest(TreeModel):
             rows, held_out = rows.in_classes(latent), latent.assigned(held_out)
         rows = rows.of_group(group if self.separate else None)
         held_out = members(held_out, group if self.separate else None)
-        if words[0] == "trees":
-            return train_shared(self._denoiser(1), rows, held_out, self.plan, group)
-        return train_level(int(words[1]), self._denoiser(1), self._decoder(), rows, held_out, self.plan, group)
+        trees = words[0] == "trees"
+        plan = self.plan if self.shared and not trees else replace(self.plan, seconds=self.job_seconds)
+        if trees:
+            return train_shared(self._denoiser(1), rows, held_out, plan, group)
+        return train_level(int(words[1]), self._denoiser(1), self._decoder(), rows, held_out, plan, group)
 
     def refresh_derived(self) -> None:
         self._reverse = None
@@ -374,11 +391,13 @@ class DenoisingForest(TreeModel):
         if self._reverse is None:
             denoiser, decoder = self._denoiser(max(1, torch.get_num_threads())), self._decoder()
             path = list(range(len(self.levels)))[::-1]
-            if 0 < self.num_steps < len(path):
+            # a level that a time limit left without trees is gone through only where it pays
+            steps = self.num_steps or len(path)
+            if steps < len(path) or any(self.store.has(job, CUT_SHORT) for job in self.jobs):
                 members = range(len(denoiser.fits)) if self.separate else [0]
                 tau = torch.cat([torch.stack([denoiser.tau(level, g) for level in self.levels]) for g in members], 1)
                 snr = np.array([level.snr for level in self.levels])
-                path = shortest_path(snr, tau.numpy(), self.num_steps, not bool(decoder.joint.all()))
+                path = shortest_path(snr, tau.numpy(), steps, not bool(decoder.joint.all()))
             self._reverse = ReversePath(denoiser, decoder, path)
         return self._reverse
 

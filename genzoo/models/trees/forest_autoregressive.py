@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,7 +27,7 @@ from genzoo.models.trees.slot_walk import complete, sample_rows
 from genzoo.tables.batch import TableBatch
 from genzoo.trees.boosting import Examples, Growth, grow, margin
 from genzoo.trees.hierarchy import Hierarchy, Ints, balanced, huffman
-from genzoo.trees.store import array_bytes
+from genzoo.trees.store import CUT_SHORT, array_bytes
 
 NUM_KNOTS = 512
 NUM_SPIKES = 512
@@ -172,17 +174,21 @@ class ForestAutoregressive(TreeModel):
         return super().load_state_dict(*args, **kwargs)
 
     def run_job(self, job: str, train: Cells, held_out: Cells) -> dict[str, bytes]:
+        end = time.monotonic() + self.job_seconds
         words = job.split()
         place, order = int(words[1]), int(words[3]) if len(words) > 2 else 0
+        questions, held_out_questions = (self._questions(order, place, rows) for rows in (train, held_out))
         grown = grow(
-            self._questions(order, place, train),
-            self._questions(order, place, held_out),
-            self.growth,
+            questions,
+            held_out_questions,
+            replace(self.growth, seconds=end - time.monotonic()),
             "binary:logistic",
             seed_of(self.seed, "trees", place, *([order] if order else [])),
             self.feature_types(order, place),
         )
         parts = {"growth": array_bytes([grown.rounds, *(grown.held_out or (np.nan, np.nan))])}
+        if grown.cut_short:
+            parts[CUT_SHORT] = array_bytes([1])
         return parts | ({"booster": grown.blob} if grown.blob else {})
 
     def _questions(self, order: int, place: int, cells: Cells) -> Examples:

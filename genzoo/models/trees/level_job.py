@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain
@@ -30,12 +31,14 @@ from genzoo.models.trees.training_rows import TrainingRows
 from genzoo.trees.boosting import Array, Examples, Growth, grow_on, quantised
 from genzoo.trees.example_table import Block, ExampleTable
 from genzoo.trees.levels import Level
-from genzoo.trees.store import BoosterStore, array_bytes
+from genzoo.trees.store import CUT_SHORT, BoosterStore, array_bytes
 
 LEAST_CALIBRATION = 4000
 """Noised rows that residual variances are measured on, at least."""
 H_GROWTH = Growth(rounds=80, depth=3, eta=0.1, min_child_weight=10.0, patience=10)
 LEAST_TAU = 1e-9
+TREE_TIME = 0.7
+"""Share of a level's time that its trees may take; residual variances are measured in the rest."""
 SHARED_LEVELS = 5
 """Trees that serve all levels see as many noised rows as this many levels have."""
 LEAST_SHARE, MOST_SHARE = 0.01, 0.99
@@ -62,6 +65,8 @@ def train_level(
         plan: How.
         group: The class.
     """
+    started = time.monotonic()
+    end = started + TREE_TIME * plan.seconds
     level = denoiser.levels[index]
     width = denoiser.width
     complete = denoiser.complete_view(group)
@@ -73,7 +78,9 @@ def train_level(
     counts = np.zeros(width)
     generator = torch.Generator().manual_seed(seed_of(plan.seed, "noise", stream))
     pure = level.signal == 0 and rows.sample.cells.context.shape[1] == 0  # the mean is all there is to know
-    if plan.growth.rounds and not pure and len(rows):
+    if not plan.seconds:
+        parts[CUT_SHORT] = array_bytes([width])
+    if plan.grows and not pure and len(rows):
         if own.shared:
             base = base_of_sample(level, rows.sample, own, plan.seed)
             store.put(own.trees(level, group), denoiser.store.raw(own.trees(level, group)))
@@ -81,11 +88,11 @@ def train_level(
             base, blocks = learning_blocks(level, rows, own, plan, stream, generator)
             checks = _held_out_copies(held_out, level, own, generator) if plan.growth.patience else None
             stop = [] if checks is None else [_check(rebased(checks, base, level, own))]
-            grown, counts = _grow_columns(blocks, stop, plan, stream, _on_disk(rows, plan))
+            grown, counts = _grow_columns(blocks, stop, plan, stream, _on_disk(rows, plan), end)
             parts |= grown
         parts["base"] = array_bytes(base)
     parts["growth"] = array_bytes(counts)
-    if plan.growth.rounds == 0 or not plan.likelihood:
+    if not plan.grows or not plan.likelihood:
         # of the linear estimate, which needs no measurement
         left = complete.vector * residual_variance(complete.value, level)
         tau = (((left @ complete.vector.T) @ complete.axes) * complete.axes).sum(0).clamp_min(LEAST_TAU)
@@ -94,11 +101,11 @@ def train_level(
     few, _ = rows_to_noise(rows.sample, 0, generator)
     fresh = noised_copies(few, max(1, -(-LEAST_CALIBRATION // max(len(few), 1))), level, own, generator)
     checks = _held_out_copies(held_out, level, own, generator)
-    residual = fresh.x - _estimates(fresh, level, own)
+    residual = fresh.x - _estimates(fresh, level, own)[0]
     tau = axis_variances(residual, complete.axes)
     check_residual = None
     if checks is not None:
-        check_residual = checks.x - _estimates(checks, level, own)
+        check_residual = checks.x - _estimates(checks, level, own)[0]
         # what trees fit too well on training rows; as the mean of logarithms, which is how it enters the bound
         ratio = (axis_variances(check_residual, complete.axes) / tau)[_measured(own)].log().mean().exp()
         tau = tau * ratio.clamp_min(1.0)
@@ -108,7 +115,10 @@ def train_level(
             quantised(fresh.features, H_GROWTH.bins),
             _sizes(fresh, residual, level, own, tau),
             None if checks is None or check_residual is None else _sizes(checks, check_residual, level, own, tau),
-            H_GROWTH if checks is not None else replace(H_GROWTH, rounds=20, patience=0),
+            replace(
+                H_GROWTH if checks is not None else replace(H_GROWTH, rounds=20, patience=0),
+                seconds=started + plan.seconds - time.monotonic(),
+            ),
             "reg:gamma",
             seed_of(plan.seed, "size", stream),
         )
@@ -116,8 +126,9 @@ def train_level(
             parts["h"] = sizes.blob
     store.put(job, parts)
     measured = checks if checks is not None else fresh
-    weight = _cell_weights(measured, level, own, decoder)
-    parts["weight"] = array_bytes(torch.where(own.is_category, _category_shares(measured, level, own), weight))
+    x_hat, h = _estimates(measured, level, own)
+    weight = _cell_weights(measured, x_hat, h, level, own, decoder)
+    parts["weight"] = array_bytes(torch.where(own.is_category, _category_shares(measured, x_hat, level, own), weight))
     return parts
 
 
@@ -135,6 +146,7 @@ def train_shared(
     denoiser: Denoiser, rows: TrainingRows, held_out: Rows, plan: LevelPlan, group: int = 0
 ) -> dict[str, bytes]:
     """One set of trees for all levels: boosters ``f<column>`` and the array ``growth``, from copies at every level."""
+    end = time.monotonic() + TREE_TIME * plan.seconds
     own = denoiser.with_store(BoosterStore())
     stream = "shared" if not denoiser.separate else f"shared/{group}"
     automatic = not plan.copies
@@ -156,12 +168,12 @@ def train_shared(
         checks = _held_out_copies(held_out, level, own, generator) if plan.growth.patience else None
         if checks is not None:
             stop.append(_check(rebased(checks, base, level, own)))
-    if not learn or not plan.growth.rounds:
+    if not learn or not plan.grows:
         return {"growth": array_bytes(np.zeros(denoiser.width))}
     on_disk = _on_disk(
         replace(rows, total=rows.total * len(learn)), replace(plan, copies=0 if automatic else plan.copies)
     )
-    parts, counts = _grow_columns(chain.from_iterable(learn), stop, plan, stream, on_disk)
+    parts, counts = _grow_columns(chain.from_iterable(learn), stop, plan, stream, on_disk, end)
     return parts | {"growth": array_bytes(counts)}
 
 
@@ -171,19 +183,22 @@ def _check(noised: Noised) -> Block:
 
 
 def _grow_columns(
-    blocks: Iterable[Block], stop: list[Block], plan: LevelPlan, stream: int | str, on_disk: bool
+    blocks: Iterable[Block], stop: list[Block], plan: LevelPlan, stream: int | str, on_disk: bool, end: float
 ) -> tuple[dict[str, bytes], Array]:
     """A booster for each column, from the copies of one level or of all; and the number of trees of each."""
-    parts = {}
+    parts: dict[str, bytes] = {}
+    cut_short = 0
     with ExampleTable(blocks, plan.growth.bins, on_disk) as table:
         checks = ExampleTable(stop, plan.growth.bins, on_disk=False, like=table.matrix) if stop else None
         counts = np.zeros(table.num_targets)
         for column in range(table.num_targets):
+            # an even share of what is left: columns that stop early leave theirs to the others
+            share = max(end - time.monotonic(), 0.0) / (table.num_targets - column)
             grown = grow_on(
                 table.matrix,
                 table.examples(column),
                 None if checks is None else checks.examples(column),
-                plan.growth,
+                replace(plan.growth, seconds=share),
                 "reg:squarederror",
                 seed_of(plan.seed, "trees", stream, column),
                 held_out_matrix=None if checks is None else checks.matrix,
@@ -191,6 +206,9 @@ def _grow_columns(
             counts[column] = grown.rounds
             if grown.blob:
                 parts[f"f{column}"] = grown.blob
+            cut_short += grown.cut_short
+    if cut_short:
+        parts[CUT_SHORT] = array_bytes([cut_short])
     return parts, counts
 
 
@@ -209,12 +227,15 @@ def _held_out_copies(rows: Rows, level: Level, denoiser: Denoiser, generator: to
     return noised_copies(rows, max(1, min(20, -(-LEAST_CALIBRATION // len(rows)))), level, denoiser, generator)
 
 
-def _estimates(noised: Noised, level: Level, denoiser: Denoiser) -> Tensor:
-    """``(n, P)`` ``x_hat``, NaN at holes."""
-    out = torch.full_like(noised.x, torch.nan)
+def _estimates(noised: Noised, level: Level, denoiser: Denoiser) -> tuple[Tensor, Tensor]:
+    """``x_hat`` and the factors of the residual variances, both ``(n, P)``, NaN at holes."""
+    out = torch.full_like(noised.x, torch.nan), torch.full_like(noised.x, torch.nan)
     for view, chosen in denoiser.views(noised.x, noised.rows.group):
         part = noised.x_t[chosen][:, view.index]
-        out[chosen[:, None], view.index] = denoiser.estimate(level, part, view, noised.rows.cells.context[chosen])[0]
+        for whole, one in zip(
+            out, denoiser.estimate(level, part, view, noised.rows.cells.context[chosen]), strict=True
+        ):
+            whole[chosen[:, None], view.index] = one
     return out
 
 
@@ -232,7 +253,9 @@ def _sizes(noised: Noised, residual: Tensor, level: Level, denoiser: Denoiser, t
     return Examples(noised.features, size.clamp(0.1 * H_RANGE[0], 10 * H_RANGE[1]).numpy())
 
 
-def _cell_weights(noised: Noised, level: Level, denoiser: Denoiser, decoder: Decoder) -> Tensor:
+def _cell_weights(
+    noised: Noised, x_hat: Tensor, h: Tensor, level: Level, denoiser: Denoiser, decoder: Decoder
+) -> Tensor:
     """``(P,)`` share of the denoiser's Gaussian in the cells of each column, by a few steps of EM."""
     codec = decoder.codec
     weight = torch.full((noised.x.shape[1],), 0.5, dtype=torch.float64)
@@ -244,16 +267,14 @@ def _cell_weights(noised: Noised, level: Level, denoiser: Denoiser, decoder: Dec
         for view, chosen in denoiser.views(noised.x, noised.rows.group):
             if not bool(view.observed[column]):
                 continue
-            part = noised.x_t[chosen][:, view.index]
-            x_hat, h = denoiser.estimate(level, part, view, noised.rows.cells.context[chosen])
-            place = int((view.index == column).nonzero())
             spread = (view.axes[column].square() * denoiser.tau(level, view.group)).sum()
-            cells, present = noised.rows.cells, noised.rows.cells.present[chosen, slot]
-            lower, upper = cells.lower[chosen, slot][present], cells.upper[chosen, slot][present]
+            cells = noised.rows.cells
+            here = chosen[cells.present[chosen, slot]]
+            lower, upper = cells.lower[here, slot], cells.upper[here, slot]
             one = torch.full((1,), 1.0, dtype=torch.float64)
-            sd = (h[present, place] * spread).sqrt()
-            first.append(decoder._cell(lower, upper, x_hat[present, place], sd, part[present, place], level, one))
-            second.append(decoder.cell_from_noise(lower, upper, part[present, place], level))
+            sd, seen = (h[here, column] * spread).sqrt(), noised.x_t[here, column]
+            first.append(decoder._cell(lower, upper, x_hat[here, column], sd, seen, level, one))
+            second.append(decoder.cell_from_noise(lower, upper, seen, level))
         if first and sum(map(len, first)):
             a, b, w = torch.cat(first), torch.cat(second), weight[column]
             weight[column] = _share(a, b, w)
@@ -267,19 +288,18 @@ def _share(first: Tensor, second: Tensor, start: Tensor) -> Tensor:
     return start
 
 
-def _category_shares(noised: Noised, level: Level, denoiser: Denoiser) -> Tensor:
+def _category_shares(noised: Noised, x_hat: Tensor, level: Level, denoiser: Denoiser) -> Tensor:
     """``(P,)`` share of the denoiser in the probabilities of each category, beside Bayes' rule on its own code."""
     share = torch.full((denoiser.width,), 0.5, dtype=torch.float64)
     if not denoiser.categories:
         return share
-    estimates = _estimates(noised, level, denoiser)
     for codes in denoiser.categories:
         here = ~noised.x[:, codes.columns[0]].isnan()
         if level.signal == 0 or not bool(here.any()):
             continue
-        x, x_t, x_hat = (values[here][:, codes.columns] for values in (noised.x, noised.x_t, estimates))
+        x, x_t, own_hat = (values[here][:, codes.columns] for values in (noised.x, noised.x_t, x_hat))
         plain = codes.log_posterior(x_t, level)
         own = torch.cdist(x, codes.points).argmin(1)[:, None]
-        first, second = (log.gather(1, own)[:, 0] for log in (tilted(codes, plain, x_hat), plain))
+        first, second = (log.gather(1, own)[:, 0] for log in (tilted(codes, plain, own_hat), plain))
         share[codes.columns] = _share(first, second, share[codes.columns[0]])
     return share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,8 @@ class LevelPlan:
         likelihood: Residual variances are measured; without them rows can be drawn by the flow alone.
         external: Noised rows are kept on disk: ``always``, ``never``, or ``auto``: those of a table that streams, or
             more than :data:`MOST_BYTES`.
+        seconds: Time a level has, most of it for its trees, all columns together. Without any, the level is left at its
+            Gaussian fit.
     """
 
     growth: Growth
@@ -34,6 +37,12 @@ class LevelPlan:
     seed: int
     likelihood: bool = True
     external: External = "auto"
+    seconds: float = math.inf
+
+    @property
+    def grows(self) -> bool:
+        """There are trees at all."""
+        return self.growth.rounds > 0 and self.seconds > 0
 
     def on_disk(self, num_rows: int, width: int, streams: bool) -> bool:
         """Whether ``num_rows`` training rows of ``width`` columns are noised to disk."""
