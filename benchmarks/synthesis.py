@@ -54,7 +54,9 @@ OURS: dict[str, dict[str, Any]] = {
     "radd": {"schedule": "cosine", "patience": 0, "draws": 4},
 }
 """Our models and what differs from their defaults."""
-EPOCHS = {"radd": 30}
+LIMITS: dict[str, dict[str, Any]] = {"radd": {"max_epochs": 30}, "forest_flow": {"max_time": {"minutes": 2}}}
+SETTINGS = {"max_epochs": "{} epochs", "max_time": "at most {0[minutes]} minutes of training"}
+"""Limits of the Trainer in words."""
 MEASURES = {
     "column distance": "down", "Wasserstein": "down", "pair difference": "down", "two-sample AUC (trees)": "down",
     "alpha-precision": "up", "beta-recall": "up", "score on samples": "up", "closer to training": "near",
@@ -103,12 +105,11 @@ def draw(name: str, case: Case, seed: int, limit: float) -> tuple[TableData, str
     if name in SYNTHESISERS:
         return SYNTHESISERS[name](case.training, num, seed, limit)
     model = model_class(name)(schema=case.module.schema_dict, seed=seed, **OURS[name])
-    epochs = EPOCHS.get(name)
-    options: dict[str, Any] = {"max_epochs": epochs} if epochs else {}
+    options = dict(LIMITS.get(name, {}))
+    setting = ", ".join(SETTINGS[option].format(value) for option, value in options.items()) or "as it comes"
     if name == "radd":
         options["check_val_every_n_epoch"] = 5
     model = train(model, case.module, None, progress=False, **options)
-    setting = f"{epochs} epochs" if epochs else "as it comes"
     return encoded(model.sample(num, seed=seed), case.training), setting
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,13 @@ def test_commands_write_what_python_says(place: Path, tmp_path: Path) -> None:
 
 def test_dask_is_asked_for_in_words_a_user_can_repair() -> None:
     with pytest.raises(GenZooError, match="give a number of processes, as in --dask local:2"):
-        ranges.cluster("local:none")
+        list(ranges.in_order(len, iter([]), "local:none"))
+
+
+@pytest.mark.slow
+def test_processes_of_this_machine_keep_the_memory_they_freed() -> None:
+    pytest.importorskip("distributed")
+    assert list(ranges.in_order(os.environ.get, iter([("MALLOC_TRIM_THRESHOLD_", "")]), "local:1")) == [""]
 
 
 @pytest.mark.slow

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
 
 from genzoo.errors import GenZooError
+from genzoo.processes import local_processes
 
 Result = TypeVar("Result")
 Task = Callable[..., Result]
@@ -51,7 +53,8 @@ def in_order(task: Task[Result], arguments: Iterator[tuple[Any, ...]], where: st
             yield waiting.popleft().result()
 
 
-def cluster(where: str) -> Any:
+@contextmanager
+def cluster(where: str) -> Iterator[Any]:
     """A Dask client: of new processes of this machine (``local``, ``local:N``), or of a scheduler that runs.
 
     Raises:
@@ -68,13 +71,17 @@ def cluster(where: str) -> Any:
         if number and (not number.isdigit() or int(number) < 1):
             raise GenZooError(f"--dask {where}: give a number of processes, as in --dask local:2")
         count = int(number) if number else None
-        return Client(n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None)
+        with local_processes(count) as own, Client(own) as client:
+            yield client
+        return
     try:
-        return Client(where, timeout=10)
+        found = Client(where, timeout=10)
     except (OSError, ValueError) as error:
         raise GenZooError(
             f"no Dask scheduler answers at '{where}'; start one (dask scheduler), or use --dask local"
         ) from error
+    with found as client:
+        yield client
 
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from genzoo.errors import GenZooError
+from genzoo.processes import local_processes
 
 Result = TypeVar("Result")
 
@@ -35,7 +36,7 @@ class Cluster:
             ) from error
         self._own: Any = None
         if address == "local":
-            self._own = distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+            self._own = local_processes(workers)
             self._client: Any = distributed.Client(self._own)
         else:
             try:
