@@ -309,9 +309,9 @@ RADD against one Gaussian and mode and median: 100 draws, so that the 5 % and 95
 
 The training rows have as many holes as the rows to fill, because IterativeImputer and miceforest learn from columns
 with holes alone. Training rows are a random sample of the table's, the same for all. Our models are at their
-defaults{radd}; `forest_flow` trains for at most two minutes. The others as they come: `KNNImputer` (five neighbours) and
-`IterativeImputer` (Bayesian ridge, ten rounds) on standardised numbers and indicators, the largest indicator of a filled
-block being the category (regressions do without that of the most frequent category, since whole blocks predict
+defaults{radd}; `forest_flow` trains for at most two minutes. The others as they come: `KNNImputer` (five neighbours)
+and `IterativeImputer` (Bayesian ridge, ten rounds) on standardised numbers and indicators, the largest indicator of a
+filled block being the category (regressions do without that of the most frequent category, since whole blocks predict
 themselves); `IterativeImputer, draws` is the same with `sample_posterior=True`; `miceforest` with one data set, three
 iterations and mean matching of five candidates, each draw filling the rows anew; where its search for neighbours in
 log-odds of categories stops with an error, `miceforest, fast` draws them from the predicted probabilities. Numbers are
