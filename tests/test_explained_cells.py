@@ -110,3 +110,42 @@ def test_a_comparison_asks_about_identifiers(tmp_path: Path, capsys: pytest.Capt
     folder = ["--run_dir", str(tmp_path / "runs"), "-o", str(tmp_path / "report.md")]
     assert main(["compare", str(tmp_path / "people.csv"), "--models", "independent", *folder]) == 0
     assert "column 'number' holds integers that never repeat; an identifier?" in capsys.readouterr().out
+
+
+def test_cells_are_ranked_within_their_column_and_missing_ones_say_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # a tenth of the numbers are spread out; the others are an atom, which is worth far more nats
+    rng = np.random.default_rng(0)
+    gain = np.where(rng.random(400) < 0.1, rng.uniform(1e3, 1e5, 400), 0.0)
+    frame = pd.DataFrame({"gain": gain, "x": rng.normal(size=400), "place": "here"})
+    frame.loc[7, ["gain", "x"]] = [5e4, 9.0]
+    frame.loc[8, "x"] = np.nan
+    model = genzoo.fit(frame.drop(index=7), model="independent")
+    model.save(tmp_path / "model.ckpt")
+    frame.loc[11, "place"] = "elsewhere"
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    out = str(tmp_path / "scores.csv")
+    assert main(["score", str(tmp_path / "model.ckpt"), str(tmp_path / "rows.csv"), "--by", "column", "-o", out]) == 0
+    said = capsys.readouterr().out
+    assert "row 7: " in said
+    assert "its most unusual cell is 'x'" in said.split("row 7: ")[1].splitlines()[0]
+    assert "1 cell differs from the only value that its column had in training" in said
+    assert "'place' 1" in said
+    scores = pd.read_csv(out)
+    assert scores["log_likelihood:x"].isna().tolist() == [row == 8 for row in range(400)]
+
+
+def test_odd_cells_are_told_with_their_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = table()
+    genzoo.fit(frame, model="independent").save(tmp_path / "model.ckpt")
+    frame.head(9).assign(city=["new"] * 2 + ["a"] * 7).to_csv(tmp_path / "rows.csv", index=False)
+    assert main(["score", str(tmp_path / "model.ckpt"), str(tmp_path / "rows.csv")]) == 0
+    assert "2 cells hold a category not seen in training: 'city' 2" in capsys.readouterr().out
+
+
+def test_a_wrong_date_is_told_from_the_right_ones() -> None:
+    days = pd.date_range("2024-01-01", periods=60).strftime("%Y-%m-%d")
+    model = genzoo.fit(pd.DataFrame({"day": days, "x": np.linspace(0, 1, 60) ** 2}), model="independent")
+    with pytest.raises(DataError, match=r"needs dates \(like 2024-01-31\); 1 of 2 cells are not: '31.1.2024' in row 1"):
+        model.log_prob(pd.DataFrame({"day": ["2024-02-01", "31.1.2024"], "x": [0.1, 0.2]}))

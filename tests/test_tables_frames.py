@@ -36,7 +36,7 @@ def test_cells_of_a_csv_become_integers_numbers_dates_and_text(tmp_path: Path) -
     assert table["c"].to_pylist() == ["1,5", "2,5"]
 
 
-@pytest.mark.parametrize("token", ["", "NA", "NaN", "nan", "?", "null", " ? "])
+@pytest.mark.parametrize("token", ["", "NA", "NaN", "nan", "?", "null", " ? ", "N/A", "<NA>", "NULL"])
 def test_each_missing_token_is_a_hole_in_number_and_text_columns(tmp_path: Path, token: str) -> None:
     table = to_arrow(read_frame(written(tmp_path, f"x,w\n1,a\n{token},{token}\n")))
     assert table["x"].to_pylist() == [1, None]

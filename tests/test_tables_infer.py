@@ -138,10 +138,10 @@ def test_near_unique_text_is_refused_with_what_to_do() -> None:
 
 def test_stray_words_among_numbers_are_named() -> None:
     cells = [str(i % 97) for i in range(500)]
-    cells[17], cells[400] = "n/a", "unknown"
-    with pytest.raises(DataError, match=r"'x' mixes numbers and text: 'n/a' \(1 cell\), 'unknown' \(1 cell\)"):
+    cells[17], cells[400] = "none", "unknown"
+    with pytest.raises(DataError, match=r"'x' mixes numbers and text: 'none' \(1 cell\), 'unknown' \(1 cell\)"):
         column(cells)
-    assert column(cells, missing_tokens=["n/a", "unknown"]).kind == "quantized"
+    assert column(cells, missing_tokens=["none", "unknown"]).kind == "quantized"
 
 
 def test_codes_that_look_partly_like_numbers_are_categories() -> None:

@@ -74,11 +74,11 @@ def test_scores_and_completions_do_not_depend_on_the_ranges(place: Path) -> None
     whole = genzoo.load(model).log_prob(read_frame(file), seed=3)
     for size in (1024, 1000):
         found = [score.score_range(model, file, 3, None, False, *ends) for ends in row_ranges(3000, size)]
-        joined = join_rows([part for part, _ in found])
+        joined = join_rows([part for part, *_ in found])
         assert np.allclose(joined.values, whole.values, atol=1e-9, rtol=0)
         assert joined.kind == whole.kind
         assert joined.counts == whole.counts
-        assert sum(len(kinds) for _, kinds in found) == 3000
+        assert sum(len(kinds) for _, kinds, _ in found) == 3000
     short = [impute.impute_range(model, file, 2, 5, *ends) for ends in row_ranges(3000, 1024)]
     for draw in range(2):
         together = pa.concat_tables([pieces[draw] for pieces in short]).to_pandas()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,12 @@ from genzoo.commands.ranges import add_dask, in_order, opened
 from genzoo.errors import CapabilityError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from genzoo.likelihood.log_likelihood import LogLikelihood
     from genzoo.likelihood.running import RunningMean
+    from genzoo.tables.encode import TableData
     from genzoo.tables.schema import Schema
 
 MOST_EXPLAINED = 200_000
@@ -64,16 +69,19 @@ def run(arguments: list[str]) -> int:
     options = (given.run, given.file, given.seed, given.draws, bool(given.by))
     tasks = ((*options, *ends) for ends in reader.ranges())
     scored, parts = RunningMean(), []
+    columns: dict[str, Counter[str]] = {}
     explained = given.by is not None and reader.num_rows <= MOST_EXPLAINED
     with TableWriter(target, given.overwrite) if target is not None else nullcontext() as writer:
-        for part, kinds in in_order(score_range, tasks, given.dask):
+        for part, kinds, found in in_order(score_range, tasks, given.dask):
             if writer is not None:
                 writer.write(as_table(part, kinds, by_column=bool(given.by)))
             scored.add(part)
+            for name, counts in found.items():
+                columns.setdefault(name, Counter()).update(counts)
             if explained:
                 parts.append(part)
     print(f"{scored.label()} nats per row, {scored.rows_text()}; {scored.method}")
-    for line in remarks(scored):
+    for line in remarks(scored, columns):
         print(line)
     if explained:
         for line in unusual(join_rows(parts)):
@@ -87,8 +95,10 @@ def run(arguments: list[str]) -> int:
 
 def score_range(
     run: str, file: str, seed: int | None, draws: int | None, by_column: bool, start: int, stop: int
-) -> tuple[LogLikelihood, list[str]]:
-    """Log-likelihood of rows ``start`` to ``stop`` of a file and the kind of each row's number.
+) -> tuple[LogLikelihood, list[str], Mapping[str, Mapping[str, int]]]:
+    """Log-likelihood of rows ``start`` to ``stop`` of a file, the kind of each row's number, and odd cells by column.
+
+    What a missing cell contributes is NaN.
 
     The numbers are the same whatever ranges the file is cut into: draws depend on the seed and the row number.
     """
@@ -102,7 +112,27 @@ def score_range(
     part: LogLikelihood = model.log_prob(data, seed=seed, draws=draws)
     names = [model.kind_on(holes)[0] for holes in (False, True)]
     kinds = [names[holes] for holes in rows_with_holes(data, model.view).tolist()]
-    return part if by_column else replace(part, by_column=None), kinds
+    shares = None
+    if by_column and part.by_column is not None:
+        shares = np.where(missing_cells(data, part.columns), np.nan, part.by_column)
+    return replace(part, by_column=shares), kinds, data.column_counts
+
+
+def missing_cells(data: TableData, columns: Sequence[str]) -> NDArray[np.bool_]:
+    """``(n, columns)`` which cells are missing; of a block, whether all of it is."""
+    import numpy as np
+
+    from genzoo.tables.encode import HOLE
+
+    found, start = {}, {"numeric": 0, "codes": 0}
+    for of_kind, cells, kind in (
+        (data.schema.numeric, np.isnan(data.numeric), "numeric"),
+        (data.schema.categorical, data.codes == HOLE, "codes"),
+    ):
+        for column in of_kind:
+            found[column.name] = cells[:, start[kind] : start[kind] + column.width].all(1)
+            start[kind] += column.width
+    return np.stack([found[name] for name in columns], 1)
 
 
 def as_table(scored: LogLikelihood, kinds: list[str], by_column: bool = False) -> Any:
@@ -118,7 +148,7 @@ def as_table(scored: LogLikelihood, kinds: list[str], by_column: bool = False) -
     }
     if by_column and scored.by_column is not None:
         for i, name in enumerate(scored.columns):
-            table[f"log_likelihood:{name}"] = pa.array(scored.by_column[:, i].copy())
+            table[f"log_likelihood:{name}"] = pa.array(scored.by_column[:, i].copy(), from_pandas=True)
     return pa.table(table)
 
 
@@ -131,26 +161,37 @@ def unread(columns: Sequence[str], schema: Schema) -> list[str]:
 
 
 def unusual(scored: LogLikelihood, most: int = 3) -> list[str]:
-    """The least likely rows, and in each the cell that is furthest below its column's median."""
+    """The least likely rows, and in each the cell whose contribution is lowest among those of its column.
+
+    Ranks compare a density with a probability (an atom, a category) fairly, which nats do not.
+    """
     import numpy as np
 
     cells = scored.by_column
     if cells is None or len(cells) < 2:
         return []
     lines = []
-    middle = np.median(cells, axis=0)
-    below = cells - np.where(np.isfinite(middle), middle, 0.0)
+    middle = np.nanmedian(np.where(np.isnan(cells).all(0), 0.0, cells), axis=0)
     for row in np.argsort(scored.values, kind="stable")[:most]:
-        column = int(np.argmin(below[row]))
+        with np.errstate(invalid="ignore"):
+            lower = (cells < cells[row]).sum(0) / np.maximum((~np.isnan(cells)).sum(0), 1)
+            below = np.where(np.isnan(cells[row]), np.inf, cells[row] - middle)
+        lower[np.isnan(cells[row])] = np.inf
+        column = int(np.lexsort((below, lower))[0])
         lines.append(
             f"row {scored.rows[row]}: {scored.values[row]:.2f}; its most unusual cell is '{scored.columns[column]}' "
-            f"({cells[row, column]:.2f}, median of the rows {middle[column]:.2f})"
+            f"({cells[row, column]:.2f}; lower in {lower[column]:.1%} of the rows)"
         )
-    return ["least likely rows:", *(f"  {line}" for line in lines)]
+    return ["least likely rows (the first row of the file is 0):", *(f"  {line}" for line in lines)]
 
 
-def remarks(scored: RunningMean) -> list[str]:
-    """What a reader of the mean should know: impossible rows, unseen categories, values off their grid."""
+def remarks(scored: RunningMean, columns: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """What a reader of the mean should know: impossible rows, and odd cells with their columns.
+
+    Args:
+        scored: The rows.
+        columns: For each column with odd cells, how many of each kind (:class:`genzoo.tables.encode.TableData`).
+    """
     lines = []
     impossible = scored.num_neg_inf
     if impossible:
@@ -160,9 +201,18 @@ def remarks(scored: RunningMean) -> list[str]:
         "unseen": ("cell holds", "cells hold", "a category not seen in training"),
         "off_grid": ("value is", "values are", "off the grid of the column and taken as the nearest point"),
         "outside": ("value is", "values are", "outside a declared bound"),
+        "changed": (
+            "cell differs",
+            "cells differ",
+            "from the only value that its column had in training, and no model reads such a column",
+        ),
     }
     for key, (one, several, rest) in names.items():
-        count = scored.counts.get(key)
-        if count:
-            lines.append(f"{count} {one if count == 1 else several} {rest}")
+        found = {name: counts[key] for name, counts in columns.items() if counts.get(key)}
+        if found:
+            count = sum(found.values())
+            most = sorted(found, key=lambda name: (-found[name], name))
+            shown = ", ".join(f"'{name}' {found[name]}" for name in most[:5])
+            more = f" and {len(most) - 5} more columns" if len(most) > 5 else ""
+            lines.append(f"{count} {one if count == 1 else several} {rest}: {shown}{more}")
     return lines

@@ -333,7 +333,7 @@ class StreamedTable(TableDataModule):
 
 def joined(parts: Sequence[TableData]) -> TableData:
     """The rows of several pieces of one table."""
-    from genzoo.tables.encode import TableData
+    from genzoo.tables.encode import COUNTED, TableData
 
     if len(parts) == 1:
         return parts[0]
@@ -342,6 +342,6 @@ def joined(parts: Sequence[TableData]) -> TableData:
         np.concatenate([part.codes for part in parts]),
         np.concatenate([part.rows for part in parts]),
         parts[0].schema,
-        {kind: sum(part.counts.get(kind, 0) for part in parts) for kind in ("unseen", "off_grid", "outside")},
+        {kind: sum(part.counts.get(kind, 0) for part in parts) for kind in COUNTED},
         weights=None if any(part.weights is None for part in parts) else np.concatenate([p.weights for p in parts]),  # type: ignore[misc]
     )

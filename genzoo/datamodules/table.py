@@ -239,9 +239,9 @@ class Table(TableDataModule):
 
     def _whole_schema(self, frames: Mapping[Split, nw.DataFrame[Any]]) -> Schema:
         """The schema before the split, from all rows: of the table, and of the files held out from it."""
-        from genzoo.tables.cells import MISSING_TOKENS
         from genzoo.tables.fingerprint import fingerprint
         from genzoo.tables.infer import infer_schema
+        from genzoo.tables.schema import MISSING_TOKENS
 
         roles = {role: names for role, names in self.roles.items() if names}
         by_name: dict[str, Any] = {str(role): names for role, names in roles.items()}

@@ -17,7 +17,7 @@ from genzoo.tables.cells import as_array, can_be_number, is_text, numbers, texts
 from genzoo.tables.decode import decode_table, fill_holes
 from genzoo.tables.frames import read_frame, to_arrow
 from genzoo.tables.grid import snap
-from genzoo.tables.schema import Column, Schema
+from genzoo.tables.schema import UNMODELLED_ROLES, Column, Schema
 from genzoo.tables.weights import row_weights
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 HOLE = -1
 UNSEEN = -2
-COUNTED = ("unseen", "off_grid", "outside")
+COUNTED = ("unseen", "off_grid", "outside", "changed")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class TableData:
         rows: ``(n,)`` int64, number of each row in its file.
         schema: What the columns are.
         counts: Cells that are ``unseen`` (a category outside the vocabulary), ``off_grid`` (of a quantized column,
-            moved to the nearest grid point) and ``outside`` (beyond declared bounds, left as they are).
+            moved to the nearest grid point), ``outside`` (beyond declared bounds, left as they are) and ``changed``
+            (another value than the only one of a constant column, which no model reads).
         column_counts: The same by column, columns with none left out.
         weights: ``(n,)`` float64 above 0, how much each row counts; ``None`` where all count the same.
     """
@@ -80,10 +81,12 @@ class TableData:
         part = replace(
             self, numeric=self.numeric[index], codes=self.codes[index], rows=self.rows[index], weights=weights
         )
-        unseen, outside = _unseen_cells(part), _outside_cells(part)
-        return replace(
-            part, **_merged(part.schema, {"unseen": unseen, "outside": outside, "off_grid": self._counted("off_grid")})
-        )
+        return replace(part, **self._counted_anew(part))
+
+    def _counted_anew(self, data: TableData) -> dict[str, Any]:
+        """Counts of other rows, or of these under another schema; what cannot be read off the values stays."""
+        kept = {kind: self._counted(kind) for kind in ("off_grid", "changed")}
+        return _merged(data.schema, {"unseen": _unseen_cells(data), "outside": _outside_cells(data)} | kept)
 
     def _counted(self, kind: str) -> dict[str, int]:
         return {name: found[kind] for name, found in self.column_counts.items() if found.get(kind)}
@@ -115,13 +118,7 @@ class TableData:
             known += [hole] if old.missing == "value" else []
             codes[:, block] = np.array([*known, UNSEEN, hole])[codes[:, block]]
         data = replace(self, codes=codes, schema=schema)
-        return replace(
-            data,
-            **_merged(
-                schema,
-                {"unseen": _unseen_cells(data), "outside": _outside_cells(data), "off_grid": self._counted("off_grid")},
-            ),
-        )
+        return replace(data, **self._counted_anew(data))
 
     def batch(self) -> TableBatch:
         """All rows as tensors."""
@@ -183,6 +180,7 @@ def encode_frame(
         weights = row_weights(to_arrow(frame.select(schema.weight.name))[schema.weight.name], schema)
     data = TableData(np.concatenate(numeric, axis=1), np.concatenate(codes, axis=1), rows, schema, weights=weights)
     found["unseen"], found["outside"] = _unseen_cells(data), _outside_cells(data)
+    found["changed"] = _changed_cells(frame, schema)
     return replace(data, **_merged(schema, found))
 
 
@@ -191,8 +189,9 @@ def _require_columns(present: Sequence[str], schema: Schema, require: Iterable[s
     lacking = [name for name in wanted if name not in present]
     if lacking:
         raise SchemaError(
-            f"the schema has columns {_listed(wanted)}; the table has {_listed(present)}; add: "
-            f"{', '.join(map(repr, lacking))}"
+            f"the table has no column {', '.join(map(repr, lacking[:12]))}"
+            + (f" and {len(lacking) - 12} more" if len(lacking) > 12 else "")
+            + f"; the schema needs {_listed(wanted)}, the table has {_listed(present)}"
         )
 
 
@@ -223,7 +222,7 @@ def _flat(cells: pa.ChunkedArray, column: Column) -> pa.Array:
     if np.any(lengths != column.width):
         row = int(np.flatnonzero(lengths != column.width)[0])
         raise DataError(
-            f"column '{column.name}', row {row}: {max(int(lengths[row]), 0)} cells, "
+            f"column '{column.name}', row {row} (counted from 0): {max(int(lengths[row]), 0)} cells, "
             f"expected {column.width} (shape {column.shape})"
         )
     return as_array(array.flatten())
@@ -235,7 +234,7 @@ def _characters(array: pa.Array, column: Column) -> pa.Array:
     for row, word in enumerate(words):
         if word is not None and len(word) != column.width:
             raise DataError(
-                f"column '{column.name}', row {row}: {len(word)} characters, expected {column.width} "
+                f"column '{column.name}', row {row} (counted from 0): {len(word)} characters, expected {column.width} "
                 f"(shape {list(column.shape)}); cut the text into pieces of that length"
             )
     cells = [c for word in words for c in (word if word is not None else [None] * column.width)]
@@ -273,7 +272,7 @@ def number_cells(cells: pa.Array, column: Column, tokens: Iterable[str]) -> np.n
     if infinite.any():
         row = int(np.flatnonzero(infinite)[0]) // column.width
         raise DataError(
-            f"column '{column.name}' has {int(infinite.sum())} infinite values (first in row {row}); "
+            f"column '{column.name}' has {int(infinite.sum())} infinite values (first in row {row}, counted from 0); "
             "replace them by numbers, or leave the cells empty"
         )
     return values
@@ -294,17 +293,29 @@ def _parse_numbers(cells: pa.Array, column: Column) -> pa.Array:
         return pc.utf8_trim_whitespace(cells).cast(pa.float64())
     except pa.ArrowInvalid:
         pass
+    dates = {"date": "dates (like 2024-01-31)", "datetime": "date-times (like 2024-01-31 12:00)"}.get(column.storage)
     wrong = []
     for row, cell in enumerate(cells.to_pylist()):
-        try:
-            float(cell) if cell is not None else None
-        except ValueError:
+        if cell is not None and not (_is_date(cell) if dates else _is_number(cell)):
             wrong.append((cell, row // column.width))
     shown = ", ".join(f"{cell!r} in row {row}" for cell, row in wrong[:3])
     raise DataError(
-        f"column '{column.name}' is {column.kind} and needs numbers; {len(wrong)} of {len(cells)} cells are not: "
-        f"{shown}; correct them, or name them as missing tokens"
+        f"column '{column.name}' is {column.kind} and needs {dates or 'numbers'}; {len(wrong)} of {len(cells)} cells "
+        f"are not: {shown} (rows count from 0); correct them, or name them as missing tokens"
     )
+
+
+def _is_date(cell: str) -> bool:
+    kind = type_text(pa.array([cell]), ()).type
+    return bool(pa.types.is_date(kind) or pa.types.is_timestamp(kind))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _on_measure(values: np.ndarray, column: Column) -> tuple[np.ndarray, int]:
@@ -366,6 +377,18 @@ def _outside_cells(data: TableData) -> dict[str, int]:
     lower = np.concatenate([np.full(c.width, -np.inf if c.lower is None else c.lower) for c in columns])
     upper = np.concatenate([np.full(c.width, np.inf if c.upper is None else c.upper) for c in columns])
     return _by_column(columns, (data.numeric < lower) | (data.numeric > upper))
+
+
+def _changed_cells(frame: nw.DataFrame[Any], schema: Schema) -> dict[str, int]:
+    """Cells of constant columns that hold another value than the one of training."""
+    found = {}
+    for column in schema.columns:
+        fixed = column.kind == "constant" and column.role not in UNMODELLED_ROLES and column.value is not None
+        if fixed and column.name in frame.columns:
+            cells = _flat(to_arrow(frame.select(column.name))[column.name], column)
+            only = replace(column, kind="categorical", categories=(str(column.value),), value=None)
+            found[column.name] = int((_codes(cells, only, schema.missing_tokens) == UNSEEN).sum())
+    return found
 
 
 def _merged(schema: Schema, found: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from genzoo.errors import DataError
-from genzoo.tables.cells import MISSING_TOKENS, type_text
+from genzoo.tables.cells import type_text
+from genzoo.tables.schema import MISSING_TOKENS
 
 if TYPE_CHECKING:
     from genzoo.tables.schema import Schema
@@ -44,7 +45,7 @@ def read_frame(
             (see :mod:`genzoo.tables.examples`); a pandas, polars or narwhals frame; an Arrow table; a dictionary of
             columns.
         schema: Columns that it holds as text stay text, whatever their cells look like; its missing tokens are used.
-        missing_tokens: Text cells read as missing; the default is ``"", "NA", "NaN", "nan", "?", "null"``.
+        missing_tokens: Text cells read as missing; the default is ``genzoo.tables.schema.MISSING_TOKENS``.
         columns: Read these columns alone.
 
     Returns:

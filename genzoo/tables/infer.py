@@ -34,11 +34,11 @@ from typing import Any, Literal
 import numpy as np
 
 from genzoo.errors import DataError, SchemaError
-from genzoo.tables.cells import MISSING_TOKENS, can_be_number, flat_cells, number_text, numbers, texts
+from genzoo.tables.cells import can_be_number, flat_cells, number_text, numbers, texts
 from genzoo.tables.fingerprint import cached, fingerprint, store
 from genzoo.tables.frames import iter_row_groups, source_name, to_arrow
 from genzoo.tables.grid import find_grid, printed_decimals
-from genzoo.tables.schema import ROLES, UNMODELLED_ROLES, Column, Schema
+from genzoo.tables.schema import MISSING_TOKENS, ROLES, UNMODELLED_ROLES, Column, Schema
 from genzoo.tables.tally import Tally, Values, category_words
 
 RULE = 2  # raise when the rule changes: cached verdicts of the old one are then not read

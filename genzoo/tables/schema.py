@@ -16,6 +16,8 @@ from typing import Any, Literal, get_args
 
 from genzoo.errors import SchemaError
 
+MISSING_TOKENS = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "?", "null", "NULL")
+"""Text cells read as missing, unless told otherwise."""
 Kind = Literal["continuous", "quantized", "mixed", "categorical", "binary", "constant"]
 Role = Literal["value", "context", "treatment", "outcome", "sensitive", "weight", "time", "group", "ignore"]
 Storage = Literal["float", "int", "bool", "string", "text", "date", "datetime", "duration"]
@@ -157,7 +159,7 @@ class Schema:
     columns: tuple[Column, ...]
     num_rows: int = 0
     num_training_rows: int = 0
-    missing_tokens: tuple[str, ...] = ("", "NA", "NaN", "nan", "?", "null")
+    missing_tokens: tuple[str, ...] = MISSING_TOKENS
     fingerprint: str = ""
     source: str = "table"
 

@@ -89,10 +89,10 @@ def save_schema(schema: Schema, path: str | os.PathLike[str], overwrite: bool = 
         "# role: value, context, treatment, outcome, sensitive, weight, time, group, ignore\n"
         "# also: lower, upper (bounds), closed: true (no other categories), missing: value (missing is a value)\n"
     )
+    plain = {key: value for key, value in schema.to_dict().items() if key != "num_training_rows" or value}
     with atomic_path(path, overwrite) as temporary:
         temporary.write_text(
-            head
-            + yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True, width=120, default_flow_style=None),
+            head + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None),
             encoding="utf-8",
         )
     return Path(path)

@@ -42,7 +42,9 @@ def row_weights(cells: pa.ChunkedArray | pa.Array, schema: Schema) -> np.ndarray
         if wrong.any():
             count, row = int(wrong.sum()), int(np.flatnonzero(wrong)[0])
             rows = "1 row" if count == 1 else f"{count} rows"
-            raise DataError(f"weight column '{column.name}' is {word} in {rows} (first: row {row}); {remedy}")
+            raise DataError(
+                f"weight column '{column.name}' is {word} in {rows} (first: row {row}, counted from 0); {remedy}"
+            )
     return values
 
 
