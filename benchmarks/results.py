@@ -59,7 +59,17 @@ def command_of(table: str, folder: Path, given: argparse.Namespace) -> list[str]
         "--minutes",
         f"{minutes_of(table, given.minutes):g}",
     ]
-    words += ["--jobs", str(given.jobs), "--samples", "0", "--run_dir", str(work), "--resume"]
+    words += [
+        "--jobs",
+        str(given.jobs),
+        "--samples",
+        "0",
+        "--discretised_draws",
+        "0",
+        "--run_dir",
+        str(work),
+        "--resume",
+    ]
     return [*words, *(["--ordered"] if table in IN_TIME else []), "-o", str(work / "report.json"), "--overwrite"]
 
 

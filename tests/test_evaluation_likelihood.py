@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import genzoo
@@ -12,6 +13,7 @@ from contract import continuous_table, mixed_table
 from genzoo.datamodules.toy import Toy
 from genzoo.errors import ComparisonError, DataError
 from genzoo.evaluation.likelihood import evaluate_model, oracle_result, read_curves
+from genzoo.tables.encode import encode_frame
 
 
 def test_a_line_holds_likelihood_discretised_likelihood_samples_and_costs() -> None:
@@ -71,3 +73,15 @@ def test_curves_are_likelihoods_and_leave_out_the_learning_rate(tmp_path: Path) 
     assert set(curves) == {"train/loss", "val/nll"}
     assert len(curves["val/nll"]) == 2
     assert read_curves(tmp_path / "none") == {}
+
+
+def test_the_discretised_likelihood_is_at_the_given_resolution_or_left_out() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.normal(size=200), "y": rng.normal(size=200)})
+    model = genzoo.fit(frame, model="independent", seed=0)
+    data = encode_frame(frame, model.schema)
+    widths = {"x": 0.3, "y": 0.7}
+    found = evaluate_model("m", model, data, samples=0, resolutions=widths, sections=[]).discretised
+    assert found is not None
+    assert dict(found.resolutions) == widths
+    assert evaluate_model("m", model, data, samples=0, discretised_draws=0, sections=[]).discretised is None

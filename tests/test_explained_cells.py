@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import genzoo
@@ -16,6 +17,7 @@ from genzoo.commands.parsing import UsageError
 from genzoo.commands.score import unusual
 from genzoo.errors import CapabilityError, DataError, SchemaError
 from genzoo.main import main
+from genzoo.tables.ranges import FarBeyond, training_ranges
 
 
 def table(count: int = 200) -> pd.DataFrame:
@@ -149,3 +151,24 @@ def test_a_wrong_date_is_told_from_the_right_ones() -> None:
     model = genzoo.fit(pd.DataFrame({"day": days, "x": np.linspace(0, 1, 60) ** 2}), model="independent")
     with pytest.raises(DataError, match=r"needs dates \(like 2024-01-31\); 1 of 2 cells are not: '31.1.2024' in row 1"):
         model.log_prob(pd.DataFrame({"day": ["2024-02-01", "31.1.2024"], "x": [0.1, 0.2]}))
+
+
+def test_draws_far_beyond_the_training_range_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert training_ranges(np.array([[1.0], [np.nan], [3.0]]), genzoo.infer_schema({"x": [1.5, 2.5, 4.0]})) == {
+        "x": [1.0, 3.0]
+    }
+    far = FarBeyond({"x": [1.0, 3.0], "y": [0.0, 0.0]})
+    far.add(pa.table({"x": [-1.0, 5.0, 5.1, None], "z": [1e9] * 4}))
+    far.add(pa.table({"x": [-80.0], "y": [0.0]}))
+    assert far.lines()[0] == "2 numbers of 'x' far beyond the training range 1 to 3: between -80 and 5.1"
+    assert len(far.lines()) == 2
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.standard_cauchy(400), "c": rng.choice(["a", "b"], 400)})
+    model = genzoo.fit(frame, model="independent")
+    model.training_record["ranges"]["x"] = [-0.1, 0.1]
+    model.save(tmp_path / "model.ckpt")
+    assert main(["sample", str(tmp_path / "model.ckpt"), "-n", "200", "-o", str(tmp_path / "drawn.csv")]) == 0
+    said = capsys.readouterr().out
+    assert "numbers of 'x' far beyond the training range -0.1 to 0.1" in said
+    assert "declare lower and upper" in said

@@ -168,7 +168,7 @@ def test_blocks_are_lists_of_cells() -> None:
     np.testing.assert_array_equal(data.numeric, [[1, 2, 3], [4, 5, np.nan]])
     back = decode_table(data, backend="pyarrow")
     assert [back[name].to_pylist() for name in ("b", "v")] == [table[name].to_pylist() for name in ("b", "v")]
-    with pytest.raises(DataError, match="'v', row 1 .counted from 0.: 2 cells, expected 3"):
+    with pytest.raises(DataError, match=r"'v', row 1 \(counted from 0\): 2 cells, expected 3"):
         encode_frame(pa.table({"b": table["b"], "v": [[1, 2, 3], [4, 5]]}), schema)
 
 

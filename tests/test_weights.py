@@ -53,7 +53,12 @@ def random_likelihood(weights: NDArray[np.float64] | None, shift: float = 0.0, n
 
 @pytest.mark.parametrize(
     "cell, words",
-    [(None, "missing in 1 row \\(first: row 3, counted from 0\\)"), (0.0, "zero or below"), (-2.0, "zero or below"), ("?", "missing")],
+    [
+        (None, r"missing in 1 row \(first: row 3, counted"),
+        (0.0, "zero or below"),
+        (-2.0, "zero or below"),
+        ("?", "missing"),
+    ],
 )
 def test_a_weight_that_is_no_number_above_0_names_column_and_row(cell: object, words: str) -> None:
     frame = weighted()

@@ -221,6 +221,13 @@ def parser() -> Parser:
     options.add_argument("--minutes", type=positive, help="longest training time of a model")
     options.add_argument("--epochs", type=whole_number(1), help="most epochs of a model")
     options.add_argument(
+        "--discretised_draws",
+        type=whole_number(0),
+        default=16,
+        help="points in the cell of a row for the discretised likelihood of columns with a density, a pass of "
+        "the model each; 0 leaves it out, where scoring is slow",
+    )
+    options.add_argument(
         "--samples", type=whole_number(0), default=1000, help="rows drawn from each model for pictures"
     )
     add_sections(options)

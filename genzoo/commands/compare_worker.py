@@ -50,6 +50,7 @@ def run_job(folder: Path) -> None:
         datamodule.data("test"),
         seed=job["seed"],
         samples=job["samples"],
+        discretised_draws=job["discretised_draws"],
         curves=read_curves(folder),
         resolutions=resolutions(datamodule.schema, datamodule.data("train")),
         train=datamodule.data("train"),

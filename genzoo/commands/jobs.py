@@ -91,6 +91,7 @@ def prepare_jobs(
             "fingerprint": datamodule.schema.fingerprint,
             "seed": given.seed,
             "samples": given.samples,
+            "discretised_draws": given.discretised_draws,
             "sections": given.sections,
             "epochs": given.epochs,
             "minutes": given.minutes,

@@ -25,16 +25,21 @@ def run(arguments: list[str]) -> int:
         raise UsageError("genzoo sample: say how many rows to draw with -n 1000, or give rows with --given FILE")
     target = require_writable(given.output, given.overwrite)
 
+    from genzoo.tables.ranges import FarBeyond
     from genzoo.tables.stream import TableWriter, row_ranges
 
+    model, _ = opened(given.run, None)
     if given.given is None:
         pieces = in_order(sample_range, ((given.run, given.seed, *ends) for ends in row_ranges(given.num)), given.dask)
     else:
-        model, _ = opened(given.run, None)
         pieces = iter([model.sample(given.num, given=given.given, seed=given.seed, backend="pyarrow")])
+    far = FarBeyond(model.training_record.get("ranges", {}))
     with TableWriter(target, given.overwrite) as writer:
         for piece in pieces:
             writer.write(piece)
+            far.add(piece)
+    for line in far.lines():
+        print(line)
     print(f"wrote {writer.num_rows} rows to {target}")
     return 0
 

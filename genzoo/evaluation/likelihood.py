@@ -44,7 +44,8 @@ def evaluate_model(
         data: Held-out rows, encoded.
         seed: Seed of evaluation noise and samples: the same draws for every model.
         samples: Rows to draw; 0 draws none.
-        discretised_draws: Points a row in the box of the data's resolution.
+        discretised_draws: Points a row in the box of the data's resolution, a pass of the model each; 0 leaves the
+            discretised likelihood out.
         resolutions: Resolution of each continuous column, in its unit; by default read off the rows themselves.
         curves: Training curves to show.
         train: Training rows, for sections that compare with them.
@@ -59,8 +60,8 @@ def evaluate_model(
     at_resolution = None
     # where a model scores a part of the columns, a box around whole rows says nothing of it
     whole = model.view.scored == model.schema.scored
-    if whole and any(c.kind in ("continuous", "mixed") for c in model.schema.scored):
-        at_resolution = discretised(model, data, draws=discretised_draws, seed=seed)
+    if discretised_draws and whole and any(c.kind in ("continuous", "mixed") for c in model.schema.scored):
+        at_resolution = discretised(model, data, draws=discretised_draws, seed=seed, resolutions=resolutions)
     frame, speed = None, None
     # draws of potential outcomes are not to look like the rows as they come
     if samples and model.capabilities.samples and model.capabilities.estimand == "observational":

@@ -33,6 +33,7 @@ from genzoo.models.scoring import (
     sum_over_known,
 )
 from genzoo.tables.batch import TableBatch
+from genzoo.tables.ranges import training_ranges
 from genzoo.tables.schema import Schema
 
 if TYPE_CHECKING:
@@ -230,7 +231,9 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
             raise GenZooError(
                 "training needs a GenZoo datamodule (Table, Toy, ...), which knows the rows to fit scales on"
             )
-        self.fit_codec_on(datamodule.fit_sample())
+        batch = datamodule.fit_sample()
+        self.fit_codec_on(batch)
+        self.training_record["ranges"] = training_ranges(batch.numeric.cpu().numpy(), self.schema)
 
     def fit_codec_on(self, batch: TableBatch) -> None:
         """Fits the codec and the starting values on these training rows."""
