@@ -15,29 +15,28 @@ from genzoo.codecs.matrix import CodeChoice, MatrixCodec, Rows
 from genzoo.errors import CapabilityError
 from genzoo.likelihood.estimators import importance_weighted
 from genzoo.likelihood.noise import RowNoise, seed_of
-from genzoo.models.baselines.filling import fill_holes
 from genzoo.models.baselines.mixture_em import in_rows, row_weight
 from genzoo.models.baselines.multinomials import CategoryLayout, laplace_log_probs
 from genzoo.models.capabilities import Capabilities
-from genzoo.models.scoring import ModelLogProb, split_unseen
-from genzoo.models.trees.base import TreeModel
+from genzoo.models.scoring import ModelLogProb
 from genzoo.models.trees.code_posterior import MOST_VALUES, all_codes, block_axes, known_values
 from genzoo.models.trees.decoder import Decoder
-from genzoo.models.trees.denoiser import Denoiser, GaussianFit, level_name, patterns, shared_name
+from genzoo.models.trees.denoiser import Denoiser, GaussianFit, level_name, shared_name
+from genzoo.models.trees.forest_imputation import complete_rows
 from genzoo.models.trees.gaussian_fits import fit_groups
+from genzoo.models.trees.labelled_forest import LabelledForest
 from genzoo.models.trees.latent_classes import LatentClasses, fit_latent_classes
 from genzoo.models.trees.level_job import train_level, train_shared
 from genzoo.models.trees.level_plan import External, LevelPlan
 from genzoo.models.trees.reverse_path import ReversePath
 from genzoo.models.trees.training_rows import RowStream, TrainingRows, members
-from genzoo.tables.batch import HOLE, TableBatch
+from genzoo.tables.batch import TableBatch
 from genzoo.trees.boosting import Growth
 from genzoo.trees.levels import CELLS, CODES, SMOOTH, NoisePath, Spacing, shortest_path
 from genzoo.trees.store import CUT_SHORT
 
 if TYPE_CHECKING:
-    from genzoo.likelihood.log_likelihood import LogLikelihood
-    from genzoo.tables.encode import TableData
+    pass
 
 FOREST_CAPABILITIES = Capabilities(
     missing="lower_bound",
@@ -55,7 +54,7 @@ REPEATS = 10
 Classes = Literal["input", "separate"]
 
 
-class DenoisingForest(TreeModel):
+class DenoisingForest(LabelledForest):
     """Boosted trees that undo noise, level by level, read as a latent-variable model. Abstract: a method adds the path
     that noise takes and its samplers.
 
@@ -451,77 +450,6 @@ class DenoisingForest(TreeModel):
                 out[chosen, :, group] = log_w + prior[group]
         return out
 
-    def class_posterior(self, table: Any, *, seed: int | None = None, draws: int | None = None) -> Any:
-        """Probability of each class given the rest of a row, by Bayes' rule from the bounds of the classes.
-
-        An estimate without a known sign: the bound of one class may be tighter than that of another. The same noise is
-        used for all classes, which makes their difference surer than either.
-
-        Args:
-            table: A frame, a path, or an encoded table; its label is not read.
-            seed: Seed of the noise; the model's own by default.
-            draws: Importance weights a row.
-
-        Returns:
-            A pandas frame: a row for each row of the table, a column for each class.
-
-        Raises:
-            CapabilityError: the model was trained without a label.
-        """
-        import pandas as pd
-
-        label = self._label_or_refuse()
-        log_w = self._posterior_log_prob(table, seed, draws)[1]
-        return pd.DataFrame(log_w.exp().numpy(), columns=list(self.schema[label].categories))
-
-    def label_log_prob(self, table: Any, *, seed: int | None = None, draws: int | None = None) -> LogLikelihood:
-        """Log-probability of each row's own label given the rest of the row, labelled ``estimate``.
-
-        Rows without a label are left out (``rows`` says which stay); a label never seen in training gives ``-inf``.
-
-        Args:
-            table: A frame, a path, or an encoded table.
-            seed: Seed of the noise; the model's own by default.
-            draws: Importance weights a row.
-
-        Raises:
-            CapabilityError: the model was trained without a label.
-        """
-        label = self._label_or_refuse()
-        data = self._encoded_table(table)
-        columns = [column.name for column in data.schema.categorical for _ in range(column.width)]
-        data = data.select(np.flatnonzero(data.codes[:, columns.index(label)] != HOLE))
-        data, log_p = self._posterior_log_prob(data, seed, draws)
-        batch = data.batch()
-        group = self.codec.encode(split_unseen(batch, self.schema).batch).group
-        own = log_p.gather(1, group.clamp_min(0)[:, None])[:, 0]
-        own = torch.where(group >= 0, own, -torch.inf)
-        whole = self._collect([{"rows": batch.rows.numpy(), "values": own.numpy()}], data, 0, 0)
-        others = tuple(name for name in (*whole.columns, *whole.context) if name != label)
-        settings = {"draws": draws or self.draws, "seed": self.seed if seed is None else seed}
-        return replace(
-            whole, kind="estimate", bias="unknown", columns=(label,), context=others, discrete=None,
-            continuous=None, method="Bayes' rule on bounds", settings=settings,
-        )  # fmt: skip
-
-    def _label_or_refuse(self) -> str:
-        if self.label is None:
-            raise CapabilityError(f"this {type(self).__name__} has no label; train with --model.label COLUMN")
-        return self.label
-
-    def _posterior_log_prob(self, table: Any, seed: int | None, draws: int | None) -> tuple[TableData, Tensor]:
-        self._label_or_refuse()
-        self.require_likelihood()
-        data = self._encoded_table(table)
-        out = []
-        for start in range(0, len(data), 4096):
-            batch = split_unseen(data.select(slice(start, start + 4096)).batch().to(self.device), self.schema).batch
-            rows: Rows = self.codec.encode(batch).to("cpu")
-            noise = RowNoise(self.seed if seed is None else seed, rows.rows)
-            log_w = self.class_log_weights(rows, noise, self.draws if draws is None else draws, every=True)
-            out.append(torch.logsumexp(log_w, 1).log_softmax(1))
-        return data, torch.cat(out)
-
     def _log_weights(self, rows: Rows, noise: RowNoise, draw: int) -> Tensor:
         reverse = self.reverse
         width, device = self.codec.width, "cpu"
@@ -554,65 +482,14 @@ class DenoisingForest(TreeModel):
         for one in group.unique().tolist():
             chosen = (group == one).nonzero().flatten()
             values[chosen], category[chosen] = self.draw_group(given[chosen], generator, one)
-        return self._decoded(values, category, torch.arange(num_samples), group)
+        return self.decoded(values, category, torch.arange(num_samples), group)
 
     def model_impute(
         self, batch: TableBatch, encoded: Rows, draws: int, generator: torch.Generator
     ) -> list[TableBatch]:
-        rows = self._of_unknown_component(encoded.to("cpu"))
-        self.require_complete()
-        numeric = [batch.numeric.cpu().clone() for _ in range(draws)]
-        codes = [batch.codes.cpu().clone() for _ in range(draws)]
-        plain = batch.to("cpu")
-        filler = torch.randn(rows.values.shape, generator=generator, dtype=torch.float64)
-        x = torch.where(rows.filler, filler, rows.values)
-        empty = (rows.cells.category < 0).any(1)  # a slot of one category has no column in the matrix
-        for group, one_draw, of_class in self._classes_of_draws(rows, draws, generator):
-            for observed, chosen in patterns(x[of_class]):
-                chosen = of_class[chosen]
-                if bool(observed.all()):
-                    chosen = chosen[empty[chosen]]
-                if not len(chosen):
-                    continue
-                wanted = list(range(draws)) if one_draw is None else [one_draw]
-                part = rows.select(chosen).in_group(group)
-                drawn = self._complete(part, x[chosen], len(wanted), generator, group)
-                for one, (values, category) in zip(wanted, drawn, strict=True):
-                    label = torch.full((len(chosen),), group)
-                    filled = self._decoded(values, category, plain.rows[chosen], label).to("cpu")
-                    completed = fill_holes(self.schema, plain.select(chosen), filled)
-                    numeric[one][chosen], codes[one][chosen] = completed.numeric, completed.codes
-        device = batch.numeric.device
-        return [plain.with_values(n, c).to(device) for n, c in zip(numeric, codes, strict=True)]
+        return complete_rows(self, batch, self._of_unknown_component(encoded.to("cpu")), draws, generator)
 
-    def _classes_of_draws(
-        self, rows: Rows, draws: int, generator: torch.Generator
-    ) -> list[tuple[int, int | None, Tensor]]:
-        """Which rows are completed as members of which class: ``(class, draw or None for all draws, rows)``."""
-        known = rows.group[rows.group >= 0].unique().tolist()
-        out: list[tuple[int, int | None, Tensor]] = [(g, None, (rows.group == g).nonzero().flatten()) for g in known]
-        open_rows = (rows.group < 0).nonzero().flatten()
-        if len(open_rows):
-            # a missing class is drawn first, from its posterior given the observed cells
-            noise = RowNoise(int(torch.randint(2**31, (1,), generator=generator)), rows.rows[open_rows])
-            log_w = self.class_log_weights(rows.select(open_rows), noise, self.draws)
-            posterior = torch.logsumexp(log_w, 1).softmax(1)
-            chosen = torch.multinomial(posterior, draws, replacement=True, generator=generator)
-            for draw in range(draws):
-                for group in chosen[:, draw].unique().tolist():
-                    out.append((group, draw, open_rows[chosen[:, draw] == group]))
-        return out
-
-    def _complete(
-        self, rows: Rows, x: Tensor, draws: int, generator: torch.Generator, group: int
-    ) -> list[tuple[Tensor, Tensor]]:
-        reverse = self.reverse
-        if self.imputation == "particles":
-            return reverse.complete(rows, x, draws, max(self.particles, 2 * draws), generator, group)
-        jump = self.repaint_jump or max(1, len(reverse.path) // 10)
-        return [reverse.repaint(rows, x, generator, self.repaint_passes, jump, group) for _ in range(draws)]
-
-    def _decoded(self, values: Tensor, category: Tensor, rows: Tensor, group: Tensor) -> TableBatch:
+    def decoded(self, values: Tensor, category: Tensor, rows: Tensor, group: Tensor) -> TableBatch:
         if self.codec.label_slot is not None:
             category = category.clone()
             category[:, self.codec.label_slot] = group
