@@ -84,4 +84,9 @@ def test_the_discretised_likelihood_is_at_the_given_resolution_or_left_out() -> 
     found = evaluate_model("m", model, data, samples=0, resolutions=widths, sections=[]).discretised
     assert found is not None
     assert dict(found.resolutions) == widths
+    # a column without values in training has the width of the rows themselves
+    found = evaluate_model("m", model, data, samples=0, resolutions={"x": 0.3}, sections=[]).discretised
+    assert found is not None
+    assert found.resolutions["x"] == 0.3
+    assert found.resolutions["y"] > 0
     assert evaluate_model("m", model, data, samples=0, discretised_draws=0, sections=[]).discretised is None

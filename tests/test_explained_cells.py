@@ -14,9 +14,10 @@ import genzoo
 from genzoo.commands.given import _require_known
 from genzoo.commands.impute import left_open
 from genzoo.commands.parsing import UsageError
-from genzoo.commands.score import unusual
+from genzoo.commands.score import missing_cells, unusual
 from genzoo.errors import CapabilityError, DataError, SchemaError
 from genzoo.main import main
+from genzoo.tables.encode import encode_frame
 from genzoo.tables.ranges import FarBeyond, training_ranges
 
 
@@ -172,3 +173,36 @@ def test_draws_far_beyond_the_training_range_are_told(tmp_path: Path, capsys: py
     said = capsys.readouterr().out
     assert "numbers of 'x' far beyond the training range -0.1 to 0.1" in said
     assert "declare lower and upper" in said
+
+
+@pytest.mark.parametrize("command", ["score", "impute", "compare"])
+def test_a_table_that_is_read_is_never_written_over(command: str, tmp_path: Path) -> None:
+    path = tmp_path / "my.csv"
+    table(40).to_csv(path, index=False)
+    before = path.read_bytes()
+    if command == "compare":
+        words = ["compare", str(path), "--models", "independent", "-o", str(tmp_path / "my.html"), "--overwrite"]
+    else:
+        genzoo.fit(table(40), model="independent").save(tmp_path / "model.ckpt")
+        words = [command, str(tmp_path / "model.ckpt"), str(path), "-o", str(path), "--overwrite"]
+    assert main(words) == 2
+    assert path.read_bytes() == before
+
+
+def test_changed_constants_are_counted_whatever_they_hold() -> None:
+    frame = pd.DataFrame({"one": [1] * 9, "none": [None] * 9, "list": ["a"] * 9, "x": np.linspace(0, 1, 9) ** 2})
+    found = genzoo.infer_schema(frame)
+    same = encode_frame(frame.assign(one=1.0), found)
+    assert same.counts["changed"] == 0
+    other = frame.assign(one=[2, None, *[1] * 7], none=["now", *[None] * 8], list=[["a", "b"]] * 9)
+    counts = encode_frame(other, found).column_counts
+    assert {name: found["changed"] for name, found in counts.items()} == {"one": 1, "none": 1, "list": 9}
+
+
+def test_a_missing_number_that_is_a_value_keeps_its_contribution() -> None:
+    frame = table()
+    fitted = genzoo.fit(frame, model="independent", schema=schema(frame, x={"missing": "value"}))
+    data = encode_frame(frame, fitted.schema)
+    blank = missing_cells(data, ["x", "age", "city"])
+    assert not blank[:, :2].any()
+    assert (blank[:, 2] == frame["city"].isna()).all()

@@ -65,7 +65,7 @@ def run(arguments: list[str]) -> int:
     require_one_estimand(models)
     if given.resume and given.run_dir is None:
         raise UsageError("--resume goes on with a comparison; name its work folder with --run_dir")
-    target = require_report(given.output, given.overwrite) if "output" in given else None
+    target = require_report(given.output, given.overwrite, given.files) if "output" in given else None
 
     from genzoo.models.training import quiet
 

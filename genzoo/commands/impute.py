@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
         from genzoo.commands.repair import run_repair
 
         return run_repair(given)
-    targets = [require_writable(path, given.overwrite) for path in outputs(given.output, given.draws)]
+    targets = [require_writable(path, given.overwrite, [given.file]) for path in outputs(given.output, given.draws)]
 
     from genzoo.tables.stream import TableWriter
 

@@ -167,7 +167,7 @@ def run_jobs(jobs: list[Job], at_once: int, root: Path) -> list[ModelResult]:
                 job = waiting.pop(0)
                 start(job)
                 running.append(job)
-                print(f"  {job.label}: training", flush=True)
+                print(f"  {job.label}: training and scoring", flush=True)
             for job in [job for job in running if job.process is not None and job.process.poll() is not None]:
                 running.remove(job)
                 results[job.label] = collect(job)

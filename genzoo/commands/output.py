@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,13 +13,22 @@ from genzoo.errors import DataError, GenZooError
 REPORT_SUFFIXES = (".html", ".htm", ".md", ".csv", ".tex", ".json")
 
 
-def require_writable(path: str | Path, overwrite: bool = False) -> Path:
+def require_writable(path: str | Path, overwrite: bool = False, reads: Iterable[str | Path | None] = ()) -> Path:
     """Checks that ``path`` can be written; makes its folder.
 
+    Args:
+        path: What is to be written.
+        overwrite: It may exist.
+        reads: Files that the command reads: they are never written over.
+
     Raises:
-        DataError: it exists (without ``overwrite``), is a folder, or its folder cannot be made or written to.
+        DataError: it exists (without ``overwrite``), is a folder, is one of ``reads``, or its folder cannot be made or
+            written to.
     """
     target = Path(path).expanduser()
+    for source in reads:
+        if source is not None and target.exists() and _same(target, Path(source).expanduser()):
+            raise DataError(f"'{target}' is a table that this command reads, and would be lost; choose another -o")
     if target.is_dir():
         raise DataError(f"'{path}' is a folder; give a file name")
     if target.exists() and not overwrite:
@@ -35,11 +44,15 @@ def require_writable(path: str | Path, overwrite: bool = False) -> Path:
     return target
 
 
-def require_report(path: str | Path, overwrite: bool = False) -> Path:
+def _same(one: Path, other: Path) -> bool:
+    return other.exists() and one.samefile(other)
+
+
+def require_report(path: str | Path, overwrite: bool = False, reads: Iterable[str | Path | None] = ()) -> Path:
     """Checks the path of a report and of the tables that are written beside it.
 
     Raises:
-        DataError: the suffix names no form, or a file exists or cannot be written.
+        DataError: the suffix names no form, or a file exists, is read by the command, or cannot be written.
     """
     target = Path(path).expanduser()
     suffix = target.suffix.lower()
@@ -47,7 +60,7 @@ def require_report(path: str | Path, overwrite: bool = False) -> Path:
         raise DataError(f"cannot write a report as '{target.name}'; end its name with .html, .md, .csv, .tex or .json")
     beside = [".md", ".csv", ".tex"] if suffix in (".html", ".htm") else []
     for one in [target, *(target.with_suffix(end) for end in beside)]:
-        require_writable(one, overwrite)
+        require_writable(one, overwrite, reads)
     return target
 
 

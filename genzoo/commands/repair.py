@@ -23,7 +23,7 @@ def run_repair(given: argparse.Namespace) -> int:
 
     if given.draws != 1:
         raise GenZooError(f"--repair makes one table, --draws {given.draws} asks for more; leave one of them out")
-    target = require_writable(given.output, given.overwrite)
+    target = require_writable(given.output, given.overwrite, [given.file])
     model, reader = opened(given.run, given.file)
     require_plausibility(model)
     options = (given.max_changes, given.min_gain, given.seed)

@@ -25,7 +25,7 @@ def run(arguments: list[str]) -> int:
     add_sections(parser)
     add_seed(parser, "seed of evaluation noise and samples")
     given = parser.parse(arguments)
-    target = require_report(given.output, given.overwrite)
+    target = require_report(given.output, given.overwrite, [given.on])
 
     from genzoo.commands.sources import facts_of
     from genzoo.evaluation.likelihood import oracle_result, shown_rows

@@ -23,8 +23,9 @@ def run(arguments: list[str]) -> int:
     given = parser.parse(arguments)
     if given.num is None and given.given is None:
         raise UsageError("genzoo sample: say how many rows to draw with -n 1000, or give rows with --given FILE")
-    target = require_writable(given.output, given.overwrite)
+    target = require_writable(given.output, given.overwrite, [given.given])
 
+    from genzoo.tables.frames import read_frame
     from genzoo.tables.ranges import FarBeyond
     from genzoo.tables.stream import TableWriter, row_ranges
 
@@ -33,7 +34,11 @@ def run(arguments: list[str]) -> int:
         pieces = in_order(sample_range, ((given.run, given.seed, *ends) for ends in row_ranges(given.num)), given.dask)
     else:
         pieces = iter([model.sample(given.num, given=given.given, seed=given.seed, backend="pyarrow")])
-    far = FarBeyond(model.training_record.get("ranges", {}))
+    ranges = model.training_record.get("ranges", {})
+    if given.given is not None:  # what was given was not drawn
+        known = read_frame(given.given, schema=model.schema).columns
+        ranges = {name: ends for name, ends in ranges.items() if name not in known}
+    far = FarBeyond(ranges)
     with TableWriter(target, given.overwrite) as writer:
         for piece in pieces:
             writer.write(piece)

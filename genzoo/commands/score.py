@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
     add_dask(parser)
     add_seed(parser, "seed of the evaluation noise; by default the model's own", default=None)
     given = parser.parse(arguments)
-    target = require_writable(given.output, given.overwrite) if "output" in given else None
+    target = require_writable(given.output, given.overwrite, [given.file]) if "output" in given else None
 
     if given.by == "cell":
         from genzoo.commands.repair import score_cells
@@ -130,7 +130,7 @@ def missing_cells(data: TableData, columns: Sequence[str]) -> NDArray[np.bool_]:
         (data.schema.categorical, data.codes == HOLE, "codes"),
     ):
         for column in of_kind:
-            found[column.name] = cells[:, start[kind] : start[kind] + column.width].all(1)
+            found[column.name] = cells[:, start[kind] : start[kind] + column.width].all(1) & (column.missing != "value")
             start[kind] += column.width
     return np.stack([found[name] for name in columns], 1)
 
@@ -174,13 +174,13 @@ def unusual(scored: LogLikelihood, most: int = 3) -> list[str]:
     middle = np.nanmedian(np.where(np.isnan(cells).all(0), 0.0, cells), axis=0)
     for row in np.argsort(scored.values, kind="stable")[:most]:
         with np.errstate(invalid="ignore"):
-            lower = (cells < cells[row]).sum(0) / np.maximum((~np.isnan(cells)).sum(0), 1)
+            lower = (cells <= cells[row]).sum(0) / np.maximum((~np.isnan(cells)).sum(0), 1)
             below = np.where(np.isnan(cells[row]), np.inf, cells[row] - middle)
         lower[np.isnan(cells[row])] = np.inf
         column = int(np.lexsort((below, lower))[0])
         lines.append(
             f"row {scored.rows[row]}: {scored.values[row]:.2f}; its most unusual cell is '{scored.columns[column]}' "
-            f"({cells[row, column]:.2f}; lower in {lower[column]:.1%} of the rows)"
+            f"({cells[row, column]:.2f}; as low in {lower[column]:.1%} of the rows)"
         )
     return ["least likely rows (the first row of the file is 0):", *(f"  {line}" for line in lines)]
 

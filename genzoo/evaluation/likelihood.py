@@ -46,13 +46,15 @@ def evaluate_model(
         samples: Rows to draw; 0 draws none.
         discretised_draws: Points a row in the box of the data's resolution, a pass of the model each; 0 leaves the
             discretised likelihood out.
-        resolutions: Resolution of each continuous column, in its unit; by default read off the rows themselves.
+        resolutions: Resolution of each continuous column, in its unit; by default, and for columns it lacks, read off
+            the rows themselves.
         curves: Training curves to show.
         train: Training rows, for sections that compare with them.
         datamodule: Where the rows come from, for sections that need more than rows.
         sections: Keys of the report sections to make; ``None`` makes those that apply by default.
     """
     from genzoo.likelihood.discretised import discretised
+    from genzoo.likelihood.discretised import resolutions as read_resolutions
 
     if not len(data):
         raise DataError("there are no held-out rows to score; give a test split or more rows")
@@ -61,7 +63,9 @@ def evaluate_model(
     # where a model scores a part of the columns, a box around whole rows says nothing of it
     whole = model.view.scored == model.schema.scored
     if discretised_draws and whole and any(c.kind in ("continuous", "mixed") for c in model.schema.scored):
-        at_resolution = discretised(model, data, draws=discretised_draws, seed=seed, resolutions=resolutions)
+        # training rows may hold no value of a column that these do
+        widths = {**read_resolutions(data.schema, data), **(resolutions or {})}
+        at_resolution = discretised(model, data, draws=discretised_draws, seed=seed, resolutions=widths)
     frame, speed = None, None
     # draws of potential outcomes are not to look like the rows as they come
     if samples and model.capabilities.samples and model.capabilities.estimand == "observational":

@@ -380,14 +380,19 @@ def _outside_cells(data: TableData) -> dict[str, int]:
 
 
 def _changed_cells(frame: nw.DataFrame[Any], schema: Schema) -> dict[str, int]:
-    """Cells of constant columns that hold another value than the one of training."""
+    """Cells of constant columns that hold another value than in training (any, where all were missing there)."""
     found = {}
     for column in schema.columns:
-        fixed = column.kind == "constant" and column.role not in UNMODELLED_ROLES and column.value is not None
-        if fixed and column.name in frame.columns:
-            cells = _flat(to_arrow(frame.select(column.name))[column.name], column)
-            only = replace(column, kind="categorical", categories=(str(column.value),), value=None)
-            found[column.name] = int((_codes(cells, only, schema.missing_tokens) == UNSEEN).sum())
+        if column.kind != "constant" or column.role in UNMODELLED_ROLES or column.name not in frame.columns:
+            continue
+        cells = as_array(to_arrow(frame.select(column.name))[column.name])
+        if pa.types.is_nested(cells.type):
+            found[column.name] = len(cells) - cells.null_count
+            continue
+        known = (str(column.value),) if column.value is not None else ()
+        only = replace(column, kind="categorical", categories=known or ("",), value=None)
+        codes = _codes(cells, only, schema.missing_tokens)
+        found[column.name] = int((codes == UNSEEN).sum())
     return found
 
 

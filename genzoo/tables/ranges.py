@@ -37,7 +37,7 @@ class FarBeyond:
     """
 
     def __init__(self, ranges: Ranges) -> None:
-        self.ranges = ranges
+        self.ranges = {name: (low, high) for name, (low, high) in ranges.items() if high > low}
         self.found: dict[str, list[float]] = {}  # count, lowest, highest
 
     def add(self, table: Any) -> None:

@@ -330,7 +330,9 @@ class DenoisingForest(LabelledForest):
         rows = rows.of_group(group if self.separate else None)
         held_out = members(held_out, group if self.separate else None)
         trees = words[0] == "trees"
-        plan = self.plan if self.shared and not trees else replace(self.plan, seconds=self.job_seconds)
+        # a level of shared trees is measured in any case: its residuals are those of the trees
+        least = 1e-9 if self.shared and not trees else 0.0
+        plan = replace(self.plan, seconds=max(self.job_seconds, least))
         if trees:
             return train_shared(self._denoiser(1), rows, held_out, plan, group)
         return train_level(int(words[1]), self._denoiser(1), self._decoder(), rows, held_out, plan, group)
@@ -380,7 +382,7 @@ class DenoisingForest(LabelledForest):
 
     @property
     def likelihood_method(self) -> str:
-        steps = self.num_steps or len(self.levels)
+        steps = len(self.reverse.path) if self.ready else self.num_steps or len(self.levels)
         return f"importance-weighted, {self.draws} draws, {steps} levels"
 
     @property
