@@ -28,6 +28,7 @@ from genzoo.models.scoring import (
     evaluation_precision,
     float64_difference,
     impossible_cells,
+    in_data_space,
     rows_with_holes,
     split_unseen,
     sum_over_known,
@@ -445,20 +446,18 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
             else:
                 encoded = self.codec.encode(unseen.batch)
                 part = self.model_log_prob(encoded, noise, draws)
-            volume = encoded.log_volume
-            outside = encoded.outside | unseen.impossible
-            values = part.values.double() + volume.sum(1) + unseen.terms.sum(1)
+            values = in_data_space(encoded, part.values, unseen)
             if bool(torch.isnan(values).any()):
                 bad = int(torch.isnan(values).sum())
                 raise GenZooError(
                     f"{type(self).__name__} gave no number for {bad} of {len(values)} rows; train with a smaller "
                     "learning rate, or report the table as a defect"
                 )
-            values = torch.where(outside, torch.full_like(values, -torch.inf), values)
             discrete = self._discrete_part(part, values, unseen.terms.sum(1))
             by_column = None
             if part.by_column is not None:
-                by_column = part.by_column.double() + volume + unseen.terms
+                by_column = part.by_column.double() + encoded.log_volume + unseen.terms
+                outside = encoded.outside | unseen.impossible
                 by_column[impossible_cells(batch, self.view) & outside[:, None]] = -torch.inf
             return ModelLogProb(values.detach(), part.se, discrete, by_column)
 
