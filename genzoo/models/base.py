@@ -66,6 +66,7 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
     capabilities: ClassVar[Capabilities]
     closed_form: ClassVar[bool] = False
     evaluation_gradients: ClassVar[bool] = False
+    graph_obstacle: ClassVar[str] = "its likelihood takes other steps for other rows"
     default_lr: ClassVar[float] = 1e-3
     codec: Codec
 
@@ -185,6 +186,13 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
     @abstractmethod
     def model_log_prob(self, encoded: Any, noise: RowNoise, draws: int) -> ModelLogProb:
         """Log-likelihood of encoded rows in the codec's space, nats; float64."""
+
+    def traced_log_prob(self, encoded: Any) -> Tensor:
+        """Hook: the values of :meth:`model_log_prob`, where they are exact, by the same operations for all rows.
+
+        What ``genzoo export --onnx`` traces: no branch on values, sizes from shapes, nothing drawn.
+        """
+        raise CapabilityError(no_graph(self, self.graph_obstacle))
 
     @abstractmethod
     def model_sample(self, num_samples: int, context: Tensor | None, generator: torch.Generator) -> TableBatch:
@@ -675,6 +683,14 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
         except RuntimeError as error:
             raise GenZooError(f"'{run}' has other layers than this model: {str(error).splitlines()[0]}") from error
         self.restore_extra(content)
+
+
+def no_graph(model: DensityModel, reason: str) -> str:
+    """Message that a model's likelihood cannot be written as ONNX."""
+    return (
+        f"{type(model).__name__} has no ONNX graph of its likelihood: {reason}; use genzoo export RUN -o FOLDER, whose "
+        "weights genzoo.load opens with torch and without Lightning"
+    )
 
 
 def _chunks(data: TableData, size: int) -> Iterable[TableBatch]:

@@ -1,7 +1,7 @@
 """Operations that ONNX runtimes lack in float64, or compute with fewer digits, in terms of those that they have.
 
-Each function takes the arguments of the torch operation it stands for and gives the same number to about 1e-14. Models
-do not call them: they replace operations of a traced graph (:func:`decompositions`).
+Each function takes the arguments of the torch function it stands for and gives the same number to about 1e-14. Models
+do not call them: they stand in while a graph is traced (:class:`GraphOps`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-CHEBYSHEV_DEGREE = 24
-"""Relative error of ``erfcx`` 5e-15; higher degrees only add rounding errors."""
-CHEBYSHEV_SCALE = 2.0
+ERFCX_DEGREE = 20
+"""Relative error of ``erfcx`` 1e-14; higher degrees add no digits."""
+ERFCX_SCALE = 3.0
 LARGE = 1e300
 
 
@@ -37,16 +38,14 @@ def expm1(x: Tensor) -> Tensor:
     return torch.where(usable, value, torch.where(seen == 0, x, seen))
 
 
-def softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
-    """``log(1 + exp(x))``, linear beyond the threshold as in torch."""
-    scaled = x * beta
-    linear = scaled > threshold
-    return torch.where(linear, x, log1p(torch.where(linear, 0.0, scaled).exp()) / beta)
+def softplus(x: Tensor) -> Tensor:
+    """``log(1 + exp(x))``."""
+    return x.clamp(min=0.0) + log1p((-x.abs()).exp())
 
 
-def log_sigmoid(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Logarithm of the logistic function (and the buffer that torch returns with it)."""
-    return x.clamp(max=0.0) - log1p((-x.abs()).exp()), x.new_zeros(0)
+def log_sigmoid(x: Tensor) -> Tensor:
+    """Logarithm of the logistic function."""
+    return x.clamp(max=0.0) - log1p((-x.abs()).exp())
 
 
 def logaddexp(a: Tensor, b: Tensor) -> Tensor:
@@ -56,14 +55,12 @@ def logaddexp(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(top.isinf(), top, top + log1p((-apart).exp()))
 
 
-def logsumexp(x: Tensor, dim: list[int], keepdim: bool = False) -> Tensor:
-    """``log(sum(exp(x)))`` over dimensions; ``-inf`` where all are."""
+def logsumexp(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
+    """``log(sum(exp(x)))`` over one dimension; ``-inf`` where all are."""
     top = x.amax(dim, keepdim=True)
     top = torch.where(top.isinf(), 0.0, top)
     value = (x - top).exp().sum(dim, keepdim=True).log() + top
-    for one in sorted((d % x.dim() for d in dim), reverse=True) if not keepdim else ():
-        value = value.squeeze(one)
-    return value
+    return value if keepdim else value.squeeze(dim)
 
 
 def hypot(a: Tensor, b: Tensor) -> Tensor:
@@ -96,26 +93,29 @@ def nextafter(x: Tensor, towards: Tensor) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _erfcx_coefficients() -> tuple[float, ...]:
-    """Chebyshev coefficients of ``(1 + 2 x) erfcx(x)`` over ``t = (x - c) / (x + c)``, ``x`` from 0 to infinity."""
+    """Powers of ``t = (x - c) / (x + c)`` that give ``(1 + 2 x) erfcx(x)`` for ``x`` from 0 to infinity.
+
+    Interpolated at Chebyshev points; the coefficients fall, so that plain powers lose no digits.
+    """
     import numpy as np
     from numpy.polynomial import chebyshev
     from scipy.special import erfcx as reference
 
     def scaled(t: Any) -> Any:
-        x = CHEBYSHEV_SCALE * (1 + t) / np.maximum(1 - t, 1 / LARGE)
+        x = ERFCX_SCALE * (1 + t) / np.maximum(1 - t, 1 / LARGE)
         return reference(x) * (1 + 2 * x)
 
-    return tuple(float(c) for c in chebyshev.chebinterpolate(scaled, CHEBYSHEV_DEGREE))
+    powers = chebyshev.cheb2poly(chebyshev.chebinterpolate(scaled, ERFCX_DEGREE))
+    return tuple(float(c) for c in powers)
 
 
 def _erfcx_of_positive(x: Tensor) -> Tensor:
-    first, *others = _erfcx_coefficients()
     x = x.clamp(max=LARGE)
-    t = 1 - 2 * CHEBYSHEV_SCALE / (x + CHEBYSHEV_SCALE)
-    newer, older = torch.zeros_like(x), torch.zeros_like(x)
-    for coefficient in reversed(others):  # Clenshaw's recursion
-        newer, older = coefficient + 2 * t * newer - older, newer
-    return (first + t * newer - older) / (1 + 2 * x)
+    t = 1 - 2 * ERFCX_SCALE / (x + ERFCX_SCALE)
+    coefficients = torch.tensor(_erfcx_coefficients(), dtype=x.dtype)
+    # all powers at once: few operations, because tracing costs time for each
+    powers = t[..., None] ** torch.arange(len(coefficients), dtype=x.dtype)
+    return (powers * coefficients).sum(-1) / (1 + 2 * x)
 
 
 def erfcx(x: Tensor) -> Tensor:
@@ -134,34 +134,22 @@ def log_ndtr(x: Tensor) -> Tensor:
     """Logarithm of the standard normal cdf."""
     t = x / math.sqrt(2.0)
     scaled = _erfcx_of_positive(t.abs())
-    tail = t.clamp(-math.sqrt(LARGE), math.sqrt(LARGE)).square()
-    return torch.where(x < 0, (scaled / 2).log() - tail, log1p(-scaled * (-tail).exp() / 2))
+    return torch.where(x < 0, (scaled / 2).log() - t * t, log1p(-scaled * (-t * t).exp() / 2))
 
 
-def searchsorted(
-    ordered: Tensor,
-    values: Tensor,
-    *,
-    out_int32: bool = False,
-    right: bool = False,
-    side: str | None = None,
-    sorter: Tensor | None = None,
-) -> Tensor:
+def searchsorted(ordered: Tensor, values: Tensor, *, right: bool = False) -> Tensor:
     """Number of entries below each value (``right``: or equal to it), by halving steps."""
-    if sorter is not None:
-        raise NotImplementedError("searchsorted with a sorter")
-    right = right if side is None else side == "right"
     size = ordered.shape[-1]
     place = torch.zeros_like(values, dtype=torch.int64)
     step = 1 << (size.bit_length() - 1) if size else 0
     while step:
         there = place + step
         index = (there - 1).clamp(max=size - 1)
-        entry = ordered[index] if ordered.dim() == 1 else ordered.gather(-1, index)
+        entry = ordered.gather(-1, index)
         below = entry <= values if right else entry < values
         place = torch.where((there <= size) & below, there, place)
         step //= 2
-    return place.to(torch.int32) if out_int32 else place
+    return place
 
 
 def index_copy(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
@@ -169,9 +157,9 @@ def index_copy(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     return x.scatter(dim, _along(index, dim, source), source)
 
 
-def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: float = 1) -> Tensor:
+def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """``source`` added at the places ``index`` of one dimension."""
-    return x.scatter_add(dim, _along(index, dim, source), source if alpha == 1 else alpha * source)
+    return x.scatter_add(dim, _along(index, dim, source), source)
 
 
 def _along(index: Tensor, dim: int, source: Tensor) -> Tensor:
@@ -180,25 +168,35 @@ def _along(index: Tensor, dim: int, source: Tensor) -> Tensor:
     return index.reshape(shape).expand_as(source)
 
 
-def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Which traced operation is replaced by which function."""
-    aten = torch.ops.aten
-    return {
-        aten.log1p.default: log1p,
-        aten.expm1.default: expm1,
-        aten.softplus.default: softplus,
-        aten.log_sigmoid_forward.default: log_sigmoid,
-        aten.logaddexp.default: logaddexp,
-        aten.logsumexp.default: logsumexp,
-        aten.hypot.default: hypot,
-        aten.copysign.Tensor: copysign,
-        aten.asinh.default: asinh,
-        aten.nextafter.default: nextafter,
-        aten.special_erfcx.default: erfcx,
-        aten.erfc.default: erfc,
-        aten.special_erfc.default: erfc,
-        aten.special_log_ndtr.default: log_ndtr,
-        aten.searchsorted.Tensor: searchsorted,
-        aten.index_copy.default: index_copy,
-        aten.index_add.default: index_add,
-    }
+_METHODS = {
+    "log1p": log1p,
+    "expm1": expm1,
+    "logaddexp": logaddexp,
+    "logsumexp": logsumexp,
+    "hypot": hypot,
+    "copysign": copysign,
+    "asinh": asinh,
+    "nextafter": nextafter,
+    "erfc": erfc,
+    "index_copy": index_copy,
+    "index_add": index_add,
+}
+_FUNCTIONS = {
+    torch.special.erfcx: erfcx,
+    torch.special.erfc: erfc,
+    torch.special.log_ndtr: log_ndtr,
+    torch.searchsorted: searchsorted,
+    torch.nn.functional.softplus: softplus,
+    torch.nn.functional.logsigmoid: log_sigmoid,
+}
+REPLACED: dict[Any, Callable[..., Any]] = {
+    **_FUNCTIONS,
+    **{getattr(place, name): made for name, made in _METHODS.items() for place in (torch, torch.Tensor)},
+}
+
+
+class GraphOps(TorchFunctionMode):
+    """Within it, the functions of this file stand in for torch's."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return REPLACED.get(func, func)(*args, **(kwargs or {}))

@@ -75,7 +75,9 @@ def split_unseen(batch: TableBatch, schema: Schema) -> UnseenCells:
             impossible |= new.any(dim=1)
             continue
         known = batch.codes[:, cells] >= 0
-        terms[:, scored[column.name]] = new.sum(dim=1) * log_unseen + known.sum(dim=1) * log_known
+        # float32 said aloud: it is what a whole number times a plain one is by default
+        counts = new.sum(dim=1, dtype=torch.float32), known.sum(dim=1, dtype=torch.float32)
+        terms[:, scored[column.name]] = counts[0] * log_unseen + counts[1] * log_known
     codes = torch.where(unseen, torch.full_like(batch.codes, HOLE), batch.codes)
     return UnseenCells(terms, batch.with_values(codes=codes), impossible, rows)
 

@@ -51,6 +51,7 @@ class TreeModel(DensityModel):
         seed: Seed of noise and trees.
     """
 
+    graph_obstacle: ClassVar[str] = "its trees are no operations on tensors"
     closed_form: ClassVar[bool] = True  # no optimiser, no averaged copy, one device
 
     def __init__(
