@@ -66,7 +66,6 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
     capabilities: ClassVar[Capabilities]
     closed_form: ClassVar[bool] = False
     evaluation_gradients: ClassVar[bool] = False
-    graph_obstacle: ClassVar[str] = "its likelihood takes other steps for other rows"
     default_lr: ClassVar[float] = 1e-3
     codec: Codec
 
@@ -192,7 +191,13 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
 
         What ``genzoo export --onnx`` traces: no branch on values, sizes from shapes, nothing drawn.
         """
-        raise CapabilityError(no_graph(self, self.graph_obstacle))
+        raise NotImplementedError(f"{type(self).__name__} has no traced likelihood")
+
+    @property
+    def graph_obstacle(self) -> str | None:
+        """Why an exact likelihood cannot be traced; ``None`` where :meth:`traced_log_prob` gives it."""
+        written = type(self).traced_log_prob is not DensityModel.traced_log_prob
+        return None if written else "its likelihood takes other steps for other rows"
 
     @abstractmethod
     def model_sample(self, num_samples: int, context: Tensor | None, generator: torch.Generator) -> TableBatch:
@@ -683,14 +688,6 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
         except RuntimeError as error:
             raise GenZooError(f"'{run}' has other layers than this model: {str(error).splitlines()[0]}") from error
         self.restore_extra(content)
-
-
-def no_graph(model: DensityModel, reason: str) -> str:
-    """Message that a model's likelihood cannot be written as ONNX."""
-    return (
-        f"{type(model).__name__} has no ONNX graph of its likelihood: {reason}; use genzoo export RUN -o FOLDER, whose "
-        "weights genzoo.load opens with torch and without Lightning"
-    )
 
 
 def _chunks(data: TableData, size: int) -> Iterable[TableBatch]:

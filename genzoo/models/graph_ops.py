@@ -168,7 +168,7 @@ def _along(index: Tensor, dim: int, source: Tensor) -> Tensor:
     return index.reshape(shape).expand_as(source)
 
 
-_METHODS = {
+_METHODS: dict[str, Callable[..., Any]] = {
     "log1p": log1p,
     "expm1": expm1,
     "logaddexp": logaddexp,
@@ -181,7 +181,7 @@ _METHODS = {
     "index_copy": index_copy,
     "index_add": index_add,
 }
-_FUNCTIONS = {
+_FUNCTIONS: dict[Any, Callable[..., Any]] = {
     torch.special.erfcx: erfcx,
     torch.special.erfc: erfc,
     torch.special.log_ndtr: log_ndtr,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from genzoo.errors import CapabilityError, GenZooError
 from genzoo.likelihood.noise import seed_of
-from genzoo.models.base import DensityModel, no_graph
+from genzoo.models.base import DensityModel
 from genzoo.models.drawing import draw_batches
 from genzoo.models.graph_ops import GraphOps
 from genzoo.models.scoring import evaluation_precision, in_data_space, split_unseen
@@ -100,9 +100,7 @@ class LogProbGraph(nn.Module):
         return numeric
 
 
-def export_onnx(
-    model: DensityModel, path: str | Path, *, rows: Any = None, overwrite: bool = False
-) -> OnnxExport:
+def export_onnx(model: DensityModel, path: str | Path, *, rows: Any = None, overwrite: bool = False) -> OnnxExport:
     """Writes the log-likelihood of a model as an ONNX graph, and checks it against torch.
 
     The graph has the inputs ``numeric`` (float64, NaN is a missing cell) and ``codes`` (int64 indices of categories; -1
@@ -153,13 +151,18 @@ def require_graph(model: DensityModel) -> None:
     Raises:
         CapabilityError: with the reason and what can be done instead.
     """
-    if type(model).traced_log_prob is DensityModel.traced_log_prob and model.likelihood_kind == "exact":
-        raise CapabilityError(no_graph(model, model.graph_obstacle))
     if model.likelihood_kind != "exact":
         kind = model.likelihood_kind.replace("_", " ")
-        raise CapabilityError(
-            no_graph(model, f"on this table it is no exact number but of kind '{kind}' ({model.likelihood_method})")
-        )
+        raise _no_graph(model, f"on this table it is no exact number but of kind '{kind}' ({model.likelihood_method})")
+    if model.graph_obstacle is not None:
+        raise _no_graph(model, model.graph_obstacle)
+
+
+def _no_graph(model: DensityModel, reason: str) -> CapabilityError:
+    return CapabilityError(
+        f"{type(model).__name__} has no ONNX graph of its likelihood: {reason}; use genzoo export RUN -o FOLDER, whose "
+        "weights genzoo.load opens with torch and without Lightning"
+    )
 
 
 def input_records(schema: Schema) -> list[dict[str, Any]]:
@@ -224,9 +227,8 @@ def _program(graph: LogProbGraph, batch: TableBatch) -> Any:
                 custom_translation_table={torch.ops.aten.scalar_tensor.default: _scalar_tensor},
             )
     except Exception as error:
-        raise CapabilityError(
-            no_graph(graph.model, f"this torch ({torch.__version__}) could not trace it ({_first_line(error)})")
-        ) from error
+        reason = f"this torch ({torch.__version__}) could not trace it ({_first_line(error)})"
+        raise _no_graph(graph.model, reason) from error
     assert program is not None
     for value, name in zip(program.model.graph.inputs, graph.names, strict=True):
         value.name = name
@@ -249,15 +251,17 @@ def _scalar_tensor(value: Any, dtype: int = -1, layout: Any = None, device: Any 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter's own notes are not for the user."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _trial_rows(model: DensityModel) -> TableBatch:

@@ -113,7 +113,8 @@ class MixtureState(nn.Module):
         if not torch.compiler.is_compiling():
             self._num_used = int(torch.isfinite(self.log_weight).sum())
         # A graph cannot choose by values of a buffer: it takes the number that the last ordinary call saw.
-        used = Mixture(*(part[: self._num_used] for part in (self.log_weight, self.mean, self.covariance, self.category)))
+        every = self.log_weight, self.mean, self.covariance, self.category
+        used = Mixture(*(part[: self._num_used] for part in every))
         return exact_log_probs(used, layout_of(self.numbers, self.categories), cells)
 
     def sample(self, codec: VectorCodec, num: int, generator: torch.Generator) -> TableBatch:

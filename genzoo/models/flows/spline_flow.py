@@ -12,8 +12,7 @@ from genzoo.bijections.elementwise import Elementwise
 from genzoo.codecs.base import Cells
 from genzoo.codecs.vector import VectorCodec
 from genzoo.likelihood.noise import RowNoise
-from genzoo.errors import CapabilityError
-from genzoo.models.base import DensityModel, no_graph
+from genzoo.models.base import DensityModel
 from genzoo.models.capabilities import Capabilities
 from genzoo.models.flows.coupling import CouplingFlow
 from genzoo.models.flows.dense_rows import DenseRows
@@ -165,9 +164,12 @@ class SplineFlow(DensityModel):
         return self.rows.log_prob(encoded, noise, draws)
 
     def traced_log_prob(self, encoded: Cells) -> Tensor:
-        if isinstance(self.rows, TypedRows):
-            return self.rows.density.log_prob(encoded).total()
-        raise CapabilityError(no_graph(self, "transform=coupling fills missing cells by draws"))
+        assert isinstance(self.rows, TypedRows)
+        return self.rows.density.log_prob(encoded).total()
+
+    @property
+    def graph_obstacle(self) -> str | None:
+        return None if self.transform == "autoregressive" else "transform=coupling fills missing cells by draws"
 
     def model_sample(self, num_samples: int, context: Tensor | None, generator: torch.Generator) -> TableBatch:
         return self.rows.sample(self.codec, num_samples, context, generator)

@@ -51,7 +51,6 @@ class TreeModel(DensityModel):
         seed: Seed of noise and trees.
     """
 
-    graph_obstacle: ClassVar[str] = "its trees are no operations on tensors"
     closed_form: ClassVar[bool] = True  # no optimiser, no averaged copy, one device
 
     def __init__(
@@ -79,6 +78,10 @@ class TreeModel(DensityModel):
         xgboost()
 
     # ---- what a method writes -------------------------------------------------------------------------------------
+
+    @property
+    def graph_obstacle(self) -> str | None:
+        return "its trees are no operations on tensors"
 
     @property
     @abstractmethod
