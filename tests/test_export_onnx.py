@@ -155,7 +155,8 @@ def test_models_without_an_exact_graph_are_refused_with_the_reason() -> None:
         ("mixture", two_grids, {}, "lower bound.*draws"),
         ("spline_flow", mixed_table(120), {"transform": "coupling"}, "lower bound.*draws"),
         ("spline_flow", continuous_table(120), {"transform": "coupling"}, "transform=coupling"),
-        ("radd", mixed_table(120), {}, "lower bound"),
+        ("gidd", mixed_table(120), {}, "lower bound"),
+        ("radd", mixed_table(120), {}, "other steps for other rows"),
         ("residual_flow", continuous_table(120), {}, "other steps for other rows"),
         ("forest_autoregressive", mixed_table(120), {"rounds": 3}, "trees are no operations on tensors"),
     ):

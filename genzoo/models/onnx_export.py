@@ -124,24 +124,24 @@ def export_onnx(model: DensityModel, path: str | Path, *, rows: Any = None, over
     require_graph(model)
     _require_packages()
     model.codec.require_fitted()
-    was_training = model.training
-    model.eval()
+    was_training, device = model.training, model.device
+    model.eval().cpu()
     try:
         with atomic_path(path, overwrite) as temporary, torch.no_grad(), evaluation_precision():
             graph = LogProbGraph(model).eval()
             checked = [_trial_rows(model)]
             if rows is not None:
-                checked.append(model._encoded_table(rows).batch().to(model.device))
+                checked.append(model._encoded_table(rows).batch())
             batch = TableBatch.concatenate(checked)
-            wanted = model.score_batch(batch, model.seed, 1).values  # an ordinary call also fixes what is traced
-            graph(*_inputs(graph, batch))
+            wanted = model.score_batch(batch, model.seed, 1).values.numpy()
+            graph(*_inputs(graph, batch))  # an ordinary call tells what traced steps cannot read off buffers
             program = _program(graph, batch)
             record = _record(model, graph)
             program.model.metadata_props[KEY] = json.dumps(record)
             program.save(str(temporary))
-            difference = _difference(model, graph, temporary, batch, wanted.cpu().numpy())
+            difference = _difference(model, graph, temporary, batch, wanted)
     finally:
-        model.train(was_training)
+        model.train(was_training).to(device)
     return OnnxExport(Path(path).expanduser(), graph.names, 0 if difference is None else len(batch), difference)
 
 
@@ -275,7 +275,7 @@ def _trial_rows(model: DensityModel) -> TableBatch:
     for value in (HOLE, UNSEEN):
         codes[spoilt & (torch.rand(codes.shape, generator=generator) < HIDDEN)] = value
     numeric[-CHECKED_ROWS // 16 :] *= 10.0
-    return drawn.with_values(numeric, codes).to(model.device)
+    return drawn.with_values(numeric, codes)
 
 
 def _any_context(model: DensityModel, seed: int) -> TableBatch | None:
@@ -291,9 +291,7 @@ def _any_context(model: DensityModel, seed: int) -> TableBatch | None:
         codes.append(torch.randint(max(column.num_categories, 1), shape, generator=generator))
     codec: Any = model.codec
     raw = torch.cat([torch.zeros(CHECKED_ROWS, 0, dtype=torch.float64), *numeric], 1)
-    columns = codec.context_column.cpu()
-    inverse = codec.context_scaler.inverse(raw[:, codec.context_source.cpu()].to(model.device), columns).cpu()
-    raw[:, codec.context_source.cpu()] = inverse
+    raw[:, codec.context_source] = codec.context_scaler.inverse(raw[:, codec.context_source], codec.context_column)
     coded = torch.cat([torch.zeros(CHECKED_ROWS, 0, dtype=torch.int64), *codes], 1)
     return TableBatch(raw, coded, torch.arange(CHECKED_ROWS))
 
@@ -311,7 +309,7 @@ def _difference(
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    arrays = {name: getattr(batch, name).cpu().numpy() for name in graph.names}
+    arrays = {name: getattr(batch, name).numpy() for name in graph.names}
     found = np.concatenate(
         [
             session.run([OUTPUT], {name: array[part] for name, array in arrays.items()})[0]
