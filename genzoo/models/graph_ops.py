@@ -152,6 +152,11 @@ def searchsorted(ordered: Tensor, values: Tensor, *, right: bool = False) -> Ten
     return place
 
 
+def some(x: Tensor, dim: int) -> Tensor:
+    """``any`` over one dimension; of nothing it is false, where runtimes say true."""
+    return x.any(dim) if x.shape[dim] else torch.zeros_like(x.sum(dim), dtype=torch.bool)
+
+
 def index_copy(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """``source`` at the places ``index`` of one dimension."""
     return x.scatter(dim, _along(index, dim, source), source)
@@ -178,6 +183,7 @@ _METHODS: dict[str, Callable[..., Any]] = {
     "asinh": asinh,
     "nextafter": nextafter,
     "erfc": erfc,
+    "any": some,
     "index_copy": index_copy,
     "index_add": index_add,
 }

@@ -75,6 +75,10 @@ class LogProbGraph(nn.Module):
         self.sizes: Tensor
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        with GraphOps():
+            return self._log_prob(*inputs)
+
+    def _log_prob(self, *inputs: Tensor) -> Tensor:
         given = dict(zip(self.names, inputs, strict=True))
         some = inputs[0]
         numeric = given["numeric"] if "numeric" in given else some.new_zeros(some.shape[0], 0, dtype=torch.float64)
@@ -84,9 +88,8 @@ class LogProbGraph(nn.Module):
         rows = torch.zeros_like(some[:, 0], dtype=torch.int64)
         batch = TableBatch(self._at_atoms(torch.where(numeric.isinf(), torch.nan, numeric)), codes, rows)
         unseen = split_unseen(batch, self.model.view)
-        with GraphOps():
-            encoded: Any = self.model.codec.encode(unseen.batch)
-            values = in_data_space(encoded, self.model.traced_log_prob(encoded), unseen)
+        encoded: Any = self.model.codec.encode(unseen.batch)
+        values = in_data_space(encoded, self.model.traced_log_prob(encoded), unseen)
         return torch.where(bad, torch.nan, values)
 
     def _at_atoms(self, numeric: Tensor) -> Tensor:
