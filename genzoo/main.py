@@ -22,7 +22,7 @@ COMMANDS: dict[str, str] = {
     "compare": "train several models on one table and report which describes it best",
     "report": "compare runs that exist, on their test rows or on new ones",
     "card": "model card of a trained model: data, split, measured numbers, limits",
-    "export": "a trained model as safetensors and JSON, for serving without Lightning",
+    "export": "a trained model as safetensors and JSON, or its likelihood as ONNX, for serving",
     "tune": "search for better hyper-parameters of a model on a table",
     "models": "the catalogue of models",
     "doctor": "versions, devices, optional packages and what a missing one would add",

@@ -16,7 +16,7 @@ Nothing is clipped: each map is a bijection of the column's support onto the lin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from genzoo.codecs.scaler_fit import AFFINE, ASINH, QUANTILE, ScalerFit, fit_col
 from genzoo.errors import SchemaError
 
 FREE, ABOVE, BELOW, BETWEEN = 0, 1, 2, 3
+Columns = Tensor | Sequence[int] | None
 CHOICES = ("auto", "standardise", "robust", "asinh", "log", "logit", "quantile")
 FAMILIES = {AFFINE: "affine", ASINH: "asinh", QUANTILE: "quantile"}
 
@@ -95,6 +96,7 @@ class ColumnScaler(nn.Module):
         self.register_buffer("knot_z", torch.full((count, num_knots), torch.inf, dtype=torch.float64))
         self.register_buffer("knot_count", torch.zeros(count, dtype=torch.int64))
         self.register_buffer("family", torch.zeros(count, dtype=torch.int64))
+        self._families: tuple[int, ...] = (AFFINE,) * count
 
     def fit(self, values: Sequence[Tensor]) -> None:
         """Fits every column.
@@ -106,15 +108,15 @@ class ColumnScaler(nn.Module):
             sample = sample.detach().to("cpu", torch.float64)
             self._fit_support(index, sample)
             column = torch.tensor([index])
-            w = self._to_line(sample.to(self.shift.device)[:, None], column.to(self.shift.device))[0][:, 0].cpu()
+            w = self._to_line(sample.to(self.shift.device)[:, None], (index,), column.to(self.shift.device))[0][:, 0]
             step = self.steps[index] / float(self.unit[index]) if self.support[index] == FREE else 0.0
             choice = {"log": "standardise", "logit": "standardise"}.get(self.choices[index], self.choices[index])
-            self._store(index, fit_column(w, choice, step, self.num_knots, self.support[index] == FREE))
+            self._store(index, fit_column(w.cpu(), choice, step, self.num_knots, self.support[index] == FREE))
         if values:
             zero = torch.zeros(1, len(self.names), dtype=torch.float64, device=self.shift.device)
             self.anchor.copy_(self.inverse(zero)[0])
 
-    def forward(self, x: Tensor, columns: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, columns: Columns = None) -> tuple[Tensor, Tensor]:
         """``z = T(x)`` and ``log T'(x)``.
 
         Args:
@@ -123,44 +125,43 @@ class ColumnScaler(nn.Module):
                 (halved) stand in, so that the density there is finite.
             columns: Indices of the columns that ``x`` holds; all of them if ``None``.
         """
-        columns = self._columns(columns)
-        w, log_derivative = self._to_line(x, columns)
+        listed, columns = self._columns(columns)
+        w, log_derivative = self._to_line(x, listed, columns)
         middle, spread = self.middle[columns], self.spread[columns]
         v = (w - middle) / spread
         z, log_derivative = v, log_derivative - spread.log()
-        family = self.family[columns]
-        curved = (family == ASINH).nonzero()[:, 0]
+        curved = self._of_family(ASINH, listed)
         if len(curved):
             chosen, u = columns[curved], v[:, curved]
             after = (torch.asinh(u) - self.after_middle[chosen]) / self.after_spread[chosen]
             z = z.index_copy(1, curved, after)
             slope = -torch.hypot(u, torch.ones_like(u)).log() - self.after_spread[chosen].log()
             log_derivative = log_derivative.index_add(1, curved, slope)
-        knotted = (family == QUANTILE).nonzero()[:, 0]
+        knotted = self._of_family(QUANTILE, listed)
         if len(knotted):
             after, slope = self._quantile(v[:, knotted], columns[knotted])
             z = z.index_copy(1, knotted, after)
             log_derivative = log_derivative.index_add(1, knotted, slope)
         return z, log_derivative
 
-    def inverse(self, z: Tensor, columns: Tensor | None = None) -> Tensor:
+    def inverse(self, z: Tensor, columns: Columns = None) -> Tensor:
         """``x = T^-1(z)``; infinite where ``z`` is beyond what float64 can hold in the column's unit.
 
         Args:
             z: ``(batch, num_columns)`` float64.
             columns: Indices of the columns that ``z`` holds; all of them if ``None``.
         """
-        columns = self._columns(columns)
-        family, v = self.family[columns], z
-        curved = (family == ASINH).nonzero()[:, 0]
+        listed, columns = self._columns(columns)
+        v = z
+        curved = self._of_family(ASINH, listed)
         if len(curved):
             chosen = columns[curved]
             before = z[:, curved] * self.after_spread[chosen] + self.after_middle[chosen]
             v = v.index_copy(1, curved, torch.sinh(before))
-        knotted = (family == QUANTILE).nonzero()[:, 0]
+        knotted = self._of_family(QUANTILE, listed)
         if len(knotted):
             v = v.index_copy(1, knotted, self._quantile_inverse(z[:, knotted], columns[knotted]))
-        return self._from_line(v * self.spread[columns] + self.middle[columns], columns)
+        return self._from_line(v * self.spread[columns] + self.middle[columns], listed, columns)
 
     @property
     def bends(self) -> Tensor:
@@ -186,8 +187,22 @@ class ColumnScaler(nn.Module):
         kinds = self.family.tolist()
         return {n: before[s] + FAMILIES[f] for n, s, f in zip(self.names, self.support, kinds, strict=True)}
 
-    def _columns(self, columns: Tensor | None) -> Tensor:
-        return torch.arange(len(self.names), device=self.shift.device) if columns is None else columns
+    def _columns(self, columns: Columns) -> tuple[Sequence[int], Tensor]:
+        """Indices as plain numbers and as a tensor."""
+        if isinstance(columns, Tensor):
+            return columns.tolist(), columns
+        listed = range(len(self.names)) if columns is None else columns
+        return listed, torch.tensor(listed, dtype=torch.int64, device=self.shift.device)
+
+    def _of_family(self, family: int, columns: Sequence[int]) -> Tensor:
+        """Positions of the columns whose map is of this family."""
+        if not torch.compiler.is_compiling():
+            self._families = tuple(self.family.tolist())
+        # A graph cannot branch on the values of a buffer: it takes those that the last ordinary call saw.
+        return self._positions(i for i, column in enumerate(columns) if self._families[column] == family)
+
+    def _positions(self, chosen: Iterable[int]) -> Tensor:
+        return torch.tensor(list(chosen), dtype=torch.int64, device=self.shift.device)
 
     def _fit_support(self, index: int, x: Tensor) -> None:
         """Sets shift, unit and insets of one column: the only numbers that carry its unit."""
@@ -220,13 +235,13 @@ class ColumnScaler(nn.Module):
             buffer[index] = torch.inf
             buffer[index, :count] = knots.to(buffer)
 
-    def _to_line(self, x: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    def _to_line(self, x: Tensor, listed: Sequence[int], columns: Tensor) -> tuple[Tensor, Tensor]:
         """``w`` and ``log dw/dx``."""
         shift, unit = self.shift[columns], self.unit[columns]
         w = (x - shift) / unit
         log_derivative = (-unit.log()).expand_as(w)
         for support in (ABOVE, BELOW, BETWEEN):
-            here = self._where(support, columns)
+            here = self._where(support, listed)
             if not len(here):
                 continue
             chosen = columns[here]
@@ -244,11 +259,11 @@ class ColumnScaler(nn.Module):
             log_derivative = log_derivative.index_add(1, here, slope)
         return w, log_derivative
 
-    def _from_line(self, w: Tensor, columns: Tensor) -> Tensor:
+    def _from_line(self, w: Tensor, listed: Sequence[int], columns: Tensor) -> Tensor:
         shift, unit = self.shift[columns], self.unit[columns]
         x = w * unit + shift
         for support in (ABOVE, BELOW, BETWEEN):
-            here = self._where(support, columns)
+            here = self._where(support, listed)
             if not len(here):
                 continue
             line, low, width = w[:, here], shift[here], unit[here]
@@ -263,11 +278,11 @@ class ColumnScaler(nn.Module):
             x = x.index_copy(1, here, bounded)
         return x
 
-    def _where(self, support: int, columns: Tensor) -> Tensor:
+    def _where(self, support: int, columns: Sequence[int]) -> Tensor:
+        """Positions of the columns with this support."""
         if support not in self.support:
-            return columns[:0]
-        chosen = [i for i, column in enumerate(columns.tolist()) if self.support[column] == support]
-        return torch.tensor(chosen, dtype=torch.int64, device=columns.device)
+            return self._positions(())
+        return self._positions(i for i, column in enumerate(columns) if self.support[column] == support)
 
     def _quantile(self, v: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Piecewise-linear map between knots, asinh beyond them, and the logarithm of its slope."""

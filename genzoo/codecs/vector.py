@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genzoo.codecs.base import CategorySlot, Cells, Codec, NumberSlot
 from genzoo.codecs.column_plan import choices, grid_ends, offsets, pool, scaler_of
+from genzoo.codecs.scalers import Columns
 from genzoo.codecs.spikes import frequent_points
 from genzoo.tables.batch import HOLE, TableBatch
 from genzoo.tables.schema import Column, Schema
@@ -153,7 +154,10 @@ class VectorCodec(Codec):
         self._constant("code_source", code_sources, torch.int64)
         self._constant("code_slot", code_slots, torch.int64)
         position = {column.name: index for index, column in enumerate(self._scored)}
-        self._constant("slot_column", [position[c.name] for c in slot_columns], torch.int64)
+        # As plain numbers too: a graph cannot branch on the values of a buffer.
+        self._columns = tuple(position[c.name] for c in slot_columns)
+        self._grid_columns = tuple(position[c.name] for c in slot_columns if c.kind == "quantized")
+        self._constant("slot_column", list(self._columns), torch.int64)
         self._constant("slot_scored", [slot.scored for slot in numbers], torch.int64)
         self._constant("quantized", [slot.quantized for slot in numbers], torch.bool)
         self._constant("step", [c.step if c.kind == "quantized" and c.step else 1.0 for c in slot_columns])
@@ -178,7 +182,8 @@ class VectorCodec(Codec):
         self.register_buffer("atoms", atoms, persistent=num_spikes > 0)
         context_source = [number_source[c.name] + i for c in self._context for i in range(c.width)]
         self._constant("context_source", context_source, torch.int64)
-        self._constant("context_column", [k for k, c in enumerate(self._context) for _ in range(c.width)], torch.int64)
+        self._context_columns = tuple(k for k, c in enumerate(self._context) for _ in range(c.width))
+        self._constant("context_column", list(self._context_columns), torch.int64)
         self._context_codes = tuple(
             (category_source[c.name] + i, c.num_categories) for c in self._context_categories for i in range(c.width)
         )
@@ -236,18 +241,18 @@ class VectorCodec(Codec):
         beyond = ~hole & (atom < 0) & self._beyond(centre)
         present = ~hole & (atom < 0)
         x = torch.where(present & ~beyond, centre, self._anchor())
-        z, log_slope = self.scaler(x, self.slot_column)
+        z, log_slope = self.scaler(x, self._columns)
         number = torch.where(present, z, torch.zeros_like(z))
         lower, upper = number, number
         if len(self.quantized_slot):
             slots = self.quantized_slot
-            edge_lower, edge_upper = self._edges(x[:, slots], slots)
+            edge_lower, edge_upper = self._edges(x[:, slots], slots, self._grid_columns)
             here = present[:, slots]
             # An absent cell gets a harmless one, so that a model may evaluate it and mask the result.
             lower = lower.index_copy(1, slots, torch.where(here, edge_lower, -torch.ones_like(edge_lower)))
             upper = upper.index_copy(1, slots, torch.where(here, edge_upper, torch.ones_like(edge_upper)))
         volume = torch.where(present & ~self.quantized, log_slope, torch.zeros_like(log_slope))
-        log_volume = volume.new_zeros(len(batch), self.num_scored).index_add(1, self.slot_scored, volume)
+        log_volume = volume.new_zeros(volume.shape[0], self.num_scored).index_add(1, self.slot_scored, volume)
         return Cells(
             rows=batch.rows,
             number=number,
@@ -267,7 +272,7 @@ class VectorCodec(Codec):
         x = batch.numeric.to(torch.float64)[:, self.context_source]
         hole = x.isnan()
         anchor = self.context_scaler.anchor[self.context_column]
-        z, _ = self.context_scaler(torch.where(hole, anchor, x), self.context_column)
+        z, _ = self.context_scaler(torch.where(hole, anchor, x), self._context_columns)
         # Bends off at a million, so that no context overflows a network; nothing is scored here.
         z = z / torch.hypot(torch.ones_like(z), z / FARTHEST_CONTEXT)
         parts = [torch.stack([torch.where(hole, torch.zeros_like(z), z), hole.to(z)], -1).flatten(1).float()]
@@ -341,7 +346,7 @@ class VectorCodec(Codec):
         slots = self.every if slots is None else slots
         x = self.raw(number, slots)
         centre = self.scaler(x, self.slot_column[slots])[0]
-        lower, upper = self._edges(x, slots)
+        lower, upper = self._edges(x, slots, self.slot_column[slots])
         number, quantized = number.to(torch.float64), self.quantized[slots]
         return (
             torch.where(quantized, lower, number),
@@ -356,7 +361,7 @@ class VectorCodec(Codec):
         for later in range(1, len(atoms)):
             exists[later] &= ~(atoms[later] == atoms[:later]).any(0)
         x = torch.where(exists, atoms, self._anchor())
-        lower, upper = self._edges(x, self.every)
+        lower, upper = self._edges(x, self.every, self._columns)
         centre = self.scaler(x, self.slot_column)[0]
         zero = torch.zeros_like(centre)
         lower, centre, upper = (torch.where(exists, part, zero).T for part in (lower, centre, upper))
@@ -382,7 +387,7 @@ class VectorCodec(Codec):
         return centre, atom, hole
 
     def _categories(self, batch: TableBatch, atom: Tensor, hole: Tensor) -> Tensor:
-        category = batch.codes.new_full((len(batch), len(self.categories)), HOLE)
+        category = batch.codes.new_full((batch.codes.shape[0], len(self.categories)), HOLE)
         category[:, self.code_slot] = batch.codes[:, self.code_source].clamp(min=HOLE)
         if len(self.with_atoms):
             slots = self.with_atoms
@@ -409,9 +414,9 @@ class VectorCodec(Codec):
         index = torch.minimum(torch.maximum(self._index(x, self.every), self.first), self.last)
         return self._on_grid(x, index, self.every)
 
-    def _edges(self, x: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+    def _edges(self, x: Tensor, slots: Tensor, column: Columns) -> tuple[Tensor, Tensor]:
         """Model-space edges of the cells with centres ``x``; neighbours share theirs bit by bit."""
-        step, origin, column = self.step[slots], self.origin[slots], self.slot_column[slots]
+        step, origin = self.step[slots], self.origin[slots]
         index = self._index(x, slots)
         lower = self.scaler(origin + (index - 0.5) * step, column)[0]
         upper = self.scaler(origin + (index + 0.5) * step, column)[0]

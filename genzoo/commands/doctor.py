@@ -17,6 +17,8 @@ OPTIONAL = {
     "distributed": ("dask", "dask", "--dask: scoring, sampling, imputing and tree training on many processes"),
     "optuna": ("optuna", "tune", "genzoo tune: a search for better hyper-parameters"),
     "safetensors": ("safetensors", "export", "genzoo export: weights for serving without Lightning"),
+    "onnxscript": ("onnxscript", "onnx", "genzoo export --onnx: likelihoods for serving without GenZoo"),
+    "onnxruntime": ("onnxruntime", "onnx", "a check of every ONNX file against torch"),
 }
 LOW_DISK = 2.0
 

@@ -28,6 +28,7 @@ from genzoo.models.scoring import (
     evaluation_precision,
     float64_difference,
     impossible_cells,
+    in_data_space,
     rows_with_holes,
     split_unseen,
     sum_over_known,
@@ -185,6 +186,19 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
     @abstractmethod
     def model_log_prob(self, encoded: Any, noise: RowNoise, draws: int) -> ModelLogProb:
         """Log-likelihood of encoded rows in the codec's space, nats; float64."""
+
+    def traced_log_prob(self, encoded: Any) -> Tensor:
+        """Hook: the values of :meth:`model_log_prob`, where they are exact, by the same operations for all rows.
+
+        What ``genzoo export --onnx`` traces: no branch on values, sizes from shapes, nothing drawn.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no traced likelihood")
+
+    @property
+    def graph_obstacle(self) -> str | None:
+        """Why an exact likelihood cannot be traced; ``None`` where :meth:`traced_log_prob` gives it."""
+        written = type(self).traced_log_prob is not DensityModel.traced_log_prob
+        return None if written else "its likelihood takes other steps for other rows"
 
     @abstractmethod
     def model_sample(self, num_samples: int, context: Tensor | None, generator: torch.Generator) -> TableBatch:
@@ -448,20 +462,18 @@ class DensityModel(RecordsArguments, LightningModule, ABC):
             else:
                 encoded = self.codec.encode(unseen.batch)
                 part = self.model_log_prob(encoded, noise, draws)
-            volume = encoded.log_volume
-            outside = encoded.outside | unseen.impossible
-            values = part.values.double() + volume.sum(1) + unseen.terms.sum(1)
+            values = in_data_space(encoded, part.values, unseen)
             if bool(torch.isnan(values).any()):
                 bad = int(torch.isnan(values).sum())
                 raise GenZooError(
                     f"{type(self).__name__} gave no number for {bad} of {len(values)} rows; train with a smaller "
                     "learning rate, or report the table as a defect"
                 )
-            values = torch.where(outside, torch.full_like(values, -torch.inf), values)
             discrete = self._discrete_part(part, values, unseen.terms.sum(1))
             by_column = None
             if part.by_column is not None:
-                by_column = part.by_column.double() + volume + unseen.terms
+                by_column = part.by_column.double() + encoded.log_volume + unseen.terms
+                outside = encoded.outside | unseen.impossible
                 by_column[impossible_cells(batch, self.view) & outside[:, None]] = -torch.inf
             return ModelLogProb(values.detach(), part.se, discrete, by_column)
 

@@ -49,15 +49,16 @@ def draw_rows(
             )
         if num_samples is None or num_samples < 1:
             raise DataError(f"the number of samples must be at least 1, got {num_samples}")
-        batches = _draw(model, num_samples, None, seed, batch_size, first)
+        batches = draw_batches(model, num_samples, None, seed, batch_size, first)
     else:
         batches = _draw_given(model, num_samples, given, seed, batch_size)
     return decode_table(_joined(batches, model.schema), model.schema, backend)
 
 
-def _draw(
+def draw_batches(
     model: DensityModel, num: int, context: TableBatch | None, seed: int, batch_size: int, first: int = 0
 ) -> list[TableBatch]:
+    """Raw rows drawn from the model, those of ``context`` given."""
     batches = []
     with _evaluating(model):
         for start in range(0, num, batch_size):
@@ -97,7 +98,7 @@ def _draw_given(model: DensityModel, num: int | None, given: Any, seed: int, bat
         if not model.capabilities.imputes:
             raise CapabilityError(f"{type(model).__name__} draws given context columns only, not given other columns")
         return [filled[0] for filled in _impute_batches(model, batch, 1, seed, batch_size)]
-    return _draw(model, num, batch, seed, batch_size)
+    return draw_batches(model, num, batch, seed, batch_size)
 
 
 def _require_seen(data: TableData) -> None:

@@ -57,9 +57,10 @@ class UnseenCells:
 def split_unseen(batch: TableBatch, schema: Schema) -> UnseenCells:
     """Applies the rule for unseen categories, the same for every model."""
     scored = {column.name: i for i, column in enumerate(schema.scored)}
-    terms = torch.zeros(len(batch), len(scored), dtype=torch.float64, device=batch.codes.device)
+    size = batch.codes.shape[0]  # not len(), which a graph would keep as a number
+    terms = torch.zeros(size, len(scored), dtype=torch.float64, device=batch.codes.device)
     unseen = batch.codes == UNSEEN
-    impossible = torch.zeros(len(batch), dtype=torch.bool, device=batch.codes.device)
+    impossible = torch.zeros(size, dtype=torch.bool, device=batch.codes.device)
     rows = torch.zeros_like(impossible)
     log_unseen, log_known = math.log(schema.epsilon), math.log1p(-schema.epsilon) if schema.epsilon < 1 else -math.inf
     start = 0
@@ -74,9 +75,17 @@ def split_unseen(batch: TableBatch, schema: Schema) -> UnseenCells:
             impossible |= new.any(dim=1)
             continue
         known = batch.codes[:, cells] >= 0
-        terms[:, scored[column.name]] = new.sum(dim=1) * log_unseen + known.sum(dim=1) * log_known
+        # float32 said aloud: it is what a whole number times a plain one is by default
+        counts = new.sum(dim=1, dtype=torch.float32), known.sum(dim=1, dtype=torch.float32)
+        terms[:, scored[column.name]] = counts[0] * log_unseen + counts[1] * log_known
     codes = torch.where(unseen, torch.full_like(batch.codes, HOLE), batch.codes)
     return UnseenCells(terms, batch.with_values(codes=codes), impossible, rows)
+
+
+def in_data_space(encoded: Encoded, values: Tensor, unseen: UnseenCells) -> Tensor:
+    """Log-likelihoods in the schema's base measure, ``(batch,)`` float64, from those in the codec's space."""
+    values = values.double() + encoded.log_volume.sum(1) + unseen.terms.sum(1)
+    return torch.where(encoded.outside | unseen.impossible, torch.full_like(values, -torch.inf), values)
 
 
 def impossible_cells(batch: TableBatch, schema: Schema) -> Tensor:

@@ -118,11 +118,15 @@ class Independent(DensityModel):
         discrete = numbers[:, self.codec.quantized].sum(1) + categories.sum(1)
         return ModelLogProb(by_column.sum(1), None, discrete, by_column)
 
+    def traced_log_prob(self, encoded: Cells) -> Tensor:
+        numbers, categories = self._contributions(encoded)
+        return numbers.sum(1) + categories.sum(1)
+
     def _contributions(self, cells: Cells) -> tuple[Tensor, Tensor]:
         """Log-probability of every number ``(batch, numbers)`` and category ``(batch, categories)``, 0 where absent."""
         quantized = self.codec.quantized
         density = self.marginals.log_density(cells.number)
-        mass = self.marginals.log_mass(cells.lower, cells.upper) if bool(quantized.any()) else density
+        mass = self.marginals.log_mass(cells.lower, cells.upper) if self.marginals.num_spikes else density
         numbers = torch.where(cells.present, torch.where(quantized, mass, density), 0.0)
         return numbers, self.layout.categories.cell_log_probs(self.category_log_prob[None], cells.category)[:, 0]
 

@@ -130,6 +130,9 @@ class GaussianMixture(DensityModel):
     def model_log_prob(self, encoded: Cells, noise: RowNoise, draws: int) -> ModelLogProb:
         return self.state.score(encoded, noise, draws)
 
+    def traced_log_prob(self, encoded: Cells) -> Tensor:
+        return self.state.traced_log_prob(encoded)
+
     def model_sample(self, num_samples: int, context: Tensor | None, generator: torch.Generator) -> TableBatch:
         return self.state.sample(self.codec, num_samples, generator)
 

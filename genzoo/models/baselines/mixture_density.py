@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from genzoo.codecs.base import Cells
-from genzoo.likelihood.normal_cells import LOG_2PI, log_normal_cell, truncated_normal
+from genzoo.likelihood.normal_cells import LOG_2PI, log_normal_cell, log_normal_density, truncated_normal
 from genzoo.models.baselines.multinomials import CategoryLayout
 
 MAX_ELEMENTS = 2_000_000
@@ -147,6 +147,37 @@ def _simulate(
         steps.append(e)
         places.append(shift + deviation * e)
     return out.transpose(0, 1), torch.stack(places, dim=3)
+
+
+def exact_log_probs(mixture: Mixture, layout: Layout, cells: Cells) -> Tensor:
+    """:func:`log_probs` of rows with at most one cell, ``(batch,)``, by the same operations for every pattern of holes.
+
+    Numbers are eliminated one after the other from each row's own covariance: a pivot gives the conditional variance,
+    the rest is updated (a Cholesky root, column by column). An absent number stands there as one of variance 1 at its
+    mean that depends on nothing. For graphs; :func:`log_probs` shares roots among rows and is cheaper.
+    """
+    weight = mixture.log_weight + layout.categories.row_log_probs(mixture.category, cells.category)
+    densities = [j for j, quantized in enumerate(layout.quantized) if not quantized]
+    inside = [j for j, quantized in enumerate(layout.quantized) if quantized]
+    assert len(inside) <= 1
+    dims = densities + inside
+    present = cells.present[:, None, dims]
+    here = present.to(torch.float64)
+    both = here[..., :, None] * here[..., None, :]
+    matrix = mixture.covariance[:, dims][:, :, dims] * both + torch.diag_embed(1 - here)  # (batch, K, d, d)
+    residual = (cells.number[:, None, dims] - mixture.mean[:, dims]) * here  # (batch, K, d)
+    for place in range(len(densities)):
+        scale = matrix[..., 0, 0].sqrt()
+        z, slope = residual[..., 0] / scale, matrix[..., 1:, 0] / scale[..., None]
+        density = log_normal_density(z) - scale.log()
+        weight = weight + torch.where(present[..., place], density, 0.0)
+        residual = residual[..., 1:] - slope * z[..., None]
+        matrix = matrix[..., 1:, 1:] - slope[..., :, None] * slope[..., None, :]
+    for j in inside:
+        scale, mean = matrix[..., 0, 0].sqrt(), cells.number[:, None, j] - residual[..., 0]
+        lower, upper = ((edge[:, None, j] - mean) / scale for edge in (cells.lower, cells.upper))
+        weight = weight + torch.where(present[..., -1], log_normal_cell(lower, upper), 0.0)
+    return torch.logsumexp(weight, 1)
 
 
 def draw_rows(mixture: Mixture, layout: Layout, num: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from genzoo.models.baselines.mixture_density import (
     Mixture,
     draw_given,
     draw_rows,
+    exact_log_probs,
     log_probs,
     without_densities,
 )
@@ -64,6 +65,7 @@ class MixtureState(nn.Module):
         logs = torch.cat([torch.log_softmax(part, 0) for part in flat]) if flat else torch.zeros(0, dtype=f64)
         self.register_buffer("category", logs.repeat(k, 1))
         self.register_buffer("widths", torch.arange(d, dtype=f64))
+        self._num_used = k
 
     @property
     def layout(self) -> Layout:
@@ -105,6 +107,15 @@ class MixtureState(nn.Module):
             part = log_probs(mixture, layout, without_densities(cells, layout), uniform)
             discrete = importance_weighted(part)[0]
         return ModelLogProb(values, se if self.simulated else None, discrete)
+
+    def traced_log_prob(self, cells: Cells) -> Tensor:
+        """Log-likelihood of rows with at most one cell, ``(batch,)``, the same operations for every row."""
+        if not torch.compiler.is_compiling():
+            self._num_used = int(torch.isfinite(self.log_weight).sum())
+        # A graph cannot choose by values of a buffer: it takes the number that the last ordinary call saw.
+        every = self.log_weight, self.mean, self.covariance, self.category
+        used = Mixture(*(part[: self._num_used] for part in every))
+        return exact_log_probs(used, layout_of(self.numbers, self.categories), cells)
 
     def sample(self, codec: VectorCodec, num: int, generator: torch.Generator) -> TableBatch:
         """Decoded raw rows."""

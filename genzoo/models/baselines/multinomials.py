@@ -65,7 +65,7 @@ class CategoryLayout:
         table = log_probs.T.contiguous()
         # One more row of zeros takes the holes.
         table = torch.cat([table, table.new_zeros(1, table.shape[1])])
-        out = table.new_zeros(len(category), table.shape[1])
+        out = table.new_zeros(category.shape[0], table.shape[1])
         for j, start in enumerate(self.starts):
             code = category[:, j]
             out = out + table[torch.where(code >= 0, code + start, self.total)]

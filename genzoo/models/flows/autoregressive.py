@@ -256,11 +256,12 @@ class AutoregressiveDensity(nn.Module):
             code = cells.category[:, indicator]
             on_atom = (code >= 0) & (code < self.sizes[indicator] - 1)
             index = torch.where(on_atom, code, 0)
-            low, high = self.atom_lower[grid[k]][index], self.atom_upper[grid[k]][index]
+            slot = self.layout.inner[k]
+            low, high = self.atom_lower[slot][index], self.atom_upper[slot][index]
             on_atom = on_atom & (low < high)
             atom[k] = torch.where(on_atom, code, -1)
             lower[k] = torch.where(on_atom, low, lower[k])
-            centre[k] = torch.where(on_atom, self.atom_centre[grid[k]][index], centre[k])
+            centre[k] = torch.where(on_atom, self.atom_centre[slot][index], centre[k])
             upper[k] = torch.where(on_atom, high, upper[k])
         used = present | (atom >= 0)
         points = torch.where(used, lower, -1.0), torch.where(used, centre, 0.0), torch.where(used, upper, 1.0)

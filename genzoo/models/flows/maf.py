@@ -103,6 +103,9 @@ class MAF(DensityModel):
     def model_log_prob(self, encoded: Cells, noise: RowNoise, draws: int) -> ModelLogProb:
         return self.rows.log_prob(encoded)
 
+    def traced_log_prob(self, encoded: Cells) -> Tensor:
+        return self.rows.density.log_prob(encoded).total()
+
     def model_sample(self, num_samples: int, context: Tensor | None, generator: torch.Generator) -> TableBatch:
         return self.rows.sample(self.codec, num_samples, context, generator)
 

@@ -122,7 +122,7 @@ class CellFeatures(nn.Module):
         parts = []
         if self.num_one_hot:
             codes = category[:, self.small]
-            one_hot = torch.zeros(len(category), self.num_one_hot + 1, dtype=dtype, device=category.device)
+            one_hot = torch.zeros(category.shape[0], self.num_one_hot + 1, dtype=dtype, device=category.device)
             parts.append(
                 one_hot.scatter_(1, torch.where(codes >= 0, codes + self.offset, self.num_one_hot), 1.0)[:, :-1]
             )

@@ -163,6 +163,14 @@ class SplineFlow(DensityModel):
             return self.rows.log_prob(encoded)
         return self.rows.log_prob(encoded, noise, draws)
 
+    def traced_log_prob(self, encoded: Cells) -> Tensor:
+        assert isinstance(self.rows, TypedRows)
+        return self.rows.density.log_prob(encoded).total()
+
+    @property
+    def graph_obstacle(self) -> str | None:
+        return None if self.transform == "autoregressive" else "transform=coupling fills missing cells by draws"
+
     def model_sample(self, num_samples: int, context: Tensor | None, generator: torch.Generator) -> TableBatch:
         return self.rows.sample(self.codec, num_samples, context, generator)
 

@@ -76,7 +76,7 @@ class TypedRows(nn.Module):
         """
         slots = self.density.log_prob(cells)
         each = torch.cat([slots.number, slots.category], 1)
-        by_column = each.new_zeros(len(each), self.num_scored).index_add(1, self._scored, each)
+        by_column = each.new_zeros(each.shape[0], self.num_scored).index_add(1, self._scored, each)
         return ModelLogProb(slots.total(), discrete=slots.discrete(), by_column=by_column)
 
     def sample(

@@ -80,6 +80,10 @@ class TreeModel(DensityModel):
     # ---- what a method writes -------------------------------------------------------------------------------------
 
     @property
+    def graph_obstacle(self) -> str | None:
+        return "its trees are no operations on tensors"
+
+    @property
     @abstractmethod
     def jobs(self) -> list[str]:
         """Names of all jobs: from schema and hyper-parameters alone."""
