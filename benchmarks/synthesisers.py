@@ -118,6 +118,17 @@ def ctgan(training: TableData, num: int, seed: int, limit: float) -> tuple[Table
     ), f"{epochs} of its 300 epochs" if epochs < 300 else "as it comes"
 
 
+@contextmanager
+def writable_frames() -> Iterator[None]:
+    """Arrays of frames can be written to, as before pandas 3: ForestDiffusion 1.0.6 does where there are categories."""
+    plain = pd.DataFrame.to_numpy
+    pd.DataFrame.to_numpy = lambda frame, *args, **options: plain(frame, *args, **options).copy()
+    try:
+        yield
+    finally:
+        pd.DataFrame.to_numpy = plain
+
+
 def forest_diffusion(training: TableData, num: int, seed: int, limit: float) -> tuple[TableData, str]:
     """ForestDiffusion's flow with fewer levels and copies than its 50 and 100, which would take hours.
 
@@ -147,7 +158,8 @@ def forest_diffusion(training: TableData, num: int, seed: int, limit: float) -> 
     if expected > limit:
         raise OverLimit(f"{LEVELS} levels and 1 copy would take about {expected:.0f} CPU s")
     model = ForestDiffusionModel(values, n_t=LEVELS, duplicate_K=1, **options)
-    drawn = model.generate(batch_size=num)
+    with writable_frames():
+        drawn = model.generate(batch_size=num)
     codes = np.rint(drawn[:, width:]).astype(np.int64)
     numeric = drawn[:, :width].astype(np.float64)
     for place, column in enumerate(schema.numeric):
