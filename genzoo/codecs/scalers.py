@@ -16,7 +16,7 @@ Nothing is clipped: each map is a bijection of the column's support onto the lin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -130,15 +130,16 @@ class ColumnScaler(nn.Module):
         middle, spread = self.middle[columns], self.spread[columns]
         v = (w - middle) / spread
         z, log_derivative = v, log_derivative - spread.log()
-        curved = self._of_family(ASINH, listed)
-        if len(curved):
+        curves, knots = self._curved_and_knotted(listed)
+        if curves:
+            curved = self._index(curves)
             chosen, u = columns[curved], v[:, curved]
             after = (torch.asinh(u) - self.after_middle[chosen]) / self.after_spread[chosen]
             z = z.index_copy(1, curved, after)
             slope = -torch.hypot(u, torch.ones_like(u)).log() - self.after_spread[chosen].log()
             log_derivative = log_derivative.index_add(1, curved, slope)
-        knotted = self._of_family(QUANTILE, listed)
-        if len(knotted):
+        if knots:
+            knotted = self._index(knots)
             after, slope = self._quantile(v[:, knotted], columns[knotted])
             z = z.index_copy(1, knotted, after)
             log_derivative = log_derivative.index_add(1, knotted, slope)
@@ -153,13 +154,14 @@ class ColumnScaler(nn.Module):
         """
         listed, columns = self._columns(columns)
         v = z
-        curved = self._of_family(ASINH, listed)
-        if len(curved):
+        curves, knots = self._curved_and_knotted(listed)
+        if curves:
+            curved = self._index(curves)
             chosen = columns[curved]
             before = z[:, curved] * self.after_spread[chosen] + self.after_middle[chosen]
             v = v.index_copy(1, curved, torch.sinh(before))
-        knotted = self._of_family(QUANTILE, listed)
-        if len(knotted):
+        if knots:
+            knotted = self._index(knots)
             v = v.index_copy(1, knotted, self._quantile_inverse(z[:, knotted], columns[knotted]))
         return self._from_line(v * self.spread[columns] + self.middle[columns], listed, columns)
 
@@ -192,17 +194,19 @@ class ColumnScaler(nn.Module):
         if isinstance(columns, Tensor):
             return columns.tolist(), columns
         listed = range(len(self.names)) if columns is None else columns
-        return listed, torch.tensor(listed, dtype=torch.int64, device=self.shift.device)
+        return listed, self._index(listed)
 
-    def _of_family(self, family: int, columns: Sequence[int]) -> Tensor:
-        """Positions of the columns whose map is of this family."""
+    def _curved_and_knotted(self, columns: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Positions of the columns whose map is an asinh, and a quantile map."""
         if not torch.compiler.is_compiling():
             self._families = tuple(self.family.tolist())
         # A graph cannot branch on the values of a buffer: it takes those that the last ordinary call saw.
-        return self._positions(i for i, column in enumerate(columns) if self._families[column] == family)
+        families = [self._families[column] for column in columns]
+        curved, knotted = ([i for i, family in enumerate(families) if family == kind] for kind in (ASINH, QUANTILE))
+        return curved, knotted
 
-    def _positions(self, chosen: Iterable[int]) -> Tensor:
-        return torch.tensor(list(chosen), dtype=torch.int64, device=self.shift.device)
+    def _index(self, positions: Sequence[int]) -> Tensor:
+        return torch.tensor(positions, dtype=torch.int64, device=self.shift.device)
 
     def _fit_support(self, index: int, x: Tensor) -> None:
         """Sets shift, unit and insets of one column: the only numbers that carry its unit."""
@@ -241,9 +245,10 @@ class ColumnScaler(nn.Module):
         w = (x - shift) / unit
         log_derivative = (-unit.log()).expand_as(w)
         for support in (ABOVE, BELOW, BETWEEN):
-            here = self._where(support, listed)
-            if not len(here):
+            positions = self._where(support, listed)
+            if not positions:
                 continue
+            here = self._index(positions)
             chosen = columns[here]
             to_lower = w[:, here] if support != BELOW else -w[:, here]
             to_lower = torch.where(to_lower == 0, self.inset_lower[chosen], to_lower)
@@ -263,9 +268,10 @@ class ColumnScaler(nn.Module):
         shift, unit = self.shift[columns], self.unit[columns]
         x = w * unit + shift
         for support in (ABOVE, BELOW, BETWEEN):
-            here = self._where(support, listed)
-            if not len(here):
+            positions = self._where(support, listed)
+            if not positions:
                 continue
+            here = self._index(positions)
             line, low, width = w[:, here], shift[here], unit[here]
             if support == BETWEEN:
                 upper = self.highest[columns[here]]
@@ -278,11 +284,11 @@ class ColumnScaler(nn.Module):
             x = x.index_copy(1, here, bounded)
         return x
 
-    def _where(self, support: int, columns: Sequence[int]) -> Tensor:
+    def _where(self, support: int, columns: Sequence[int]) -> list[int]:
         """Positions of the columns with this support."""
         if support not in self.support:
-            return self._positions(())
-        return self._positions(i for i, column in enumerate(columns) if self.support[column] == support)
+            return []
+        return [i for i, column in enumerate(columns) if self.support[column] == support]
 
     def _quantile(self, v: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Piecewise-linear map between knots, asinh beyond them, and the logarithm of its slope."""

@@ -247,8 +247,8 @@ def _scalar_tensor(value: Any, dtype: int = -1, layout: Any = None, device: Any 
 
     if isinstance(value, int | float):
         kind = onnx_ir.DataType(dtype if dtype >= 0 else onnx_ir.DataType.FLOAT)
-        number: Any = onnx_ir.tensor(value, dtype=kind)
-        return op.Constant(value=number)
+        constant: Any = onnx_ir.tensor(value, dtype=kind)
+        return op.Constant(value=constant)
     return op.Cast(value, to=dtype)
 
 
