@@ -120,7 +120,7 @@ def test_chunks_are_one_string_in_a_file_and_come_back_equal(tmp_path: Path, alp
     again = encode_frame(str(tmp_path / "chunks.parquet"), text.schema)
     assert np.array_equal(again.codes, text.data("train").codes)
     assert Schema.from_dict(text.schema_dict) == text.schema
-    with pytest.raises(DataError, match="column 'text', row 1: 3 characters, expected 10"):
+    with pytest.raises(DataError, match=r"column 'text', row 1 \(counted from 0\): 3 characters, expected 10"):
         encode_frame(pd.DataFrame({"text": ["abcdefghij", "abc"]}), text.schema)
 
 
