@@ -30,14 +30,14 @@ def run(arguments: list[str]) -> int:
     from genzoo.tables.stream import TableWriter, row_ranges
 
     model, _ = opened(given.run, None)
+    ranges = model.training_record.get("ranges", {})
     if given.given is None:
         pieces = in_order(sample_range, ((given.run, given.seed, *ends) for ends in row_ranges(given.num)), given.dask)
     else:
-        pieces = iter([model.sample(given.num, given=given.given, seed=given.seed, backend="pyarrow")])
-    ranges = model.training_record.get("ranges", {})
-    if given.given is not None:  # what was given was not drawn
-        known = read_frame(given.given, schema=model.schema).columns
-        ranges = {name: ends for name, ends in ranges.items() if name not in known}
+        known = read_frame(given.given, schema=model.schema)
+        pieces = iter([model.sample(given.num, given=known, seed=given.seed, backend="pyarrow")])
+        # what was given was not drawn
+        ranges = {name: ends for name, ends in ranges.items() if name not in known.columns}
     far = FarBeyond(ranges)
     with TableWriter(target, given.overwrite) as writer:
         for piece in pieces:

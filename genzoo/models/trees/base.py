@@ -38,8 +38,8 @@ class TreeModel(DensityModel):
     An epoch of the Trainer runs one group of jobs, so that progress, the checkpoint after each group and resuming are
     Lightning's. A job is a function of (rows, seed, its name): neither the number of workers nor the grouping changes
     its result, and a resumed run ends with the bytes of an uninterrupted one. Until the last job is done the model
-    refuses to score or sample. Under a time limit of the Trainer every job has its share of the time, and trees that
-    would grow beyond it are left out: the model is complete in time, and smaller.
+    refuses to score or sample. Under a time limit of the Trainer jobs share the time, and trees that would grow beyond
+    it are left out; where not even all first trees fit, the last jobs have none. The model is complete, and smaller.
 
     Args:
         schema: The table's schema as a plain dictionary.
@@ -135,8 +135,7 @@ class TreeModel(DensityModel):
             raise GenZooError(
                 f"{type(self).__name__} is not complete: {len(missing)} of {len(self.jobs)} parts are missing "
                 f"({names}); "
-                "resume its training (genzoo fit --config RUN/config.yaml --ckpt_path RUN/checkpoints/last.ckpt), or "
-                "train it again with more time (--minutes, --trainer.max_time)"
+                "resume its training (genzoo fit --config RUN/config.yaml --ckpt_path RUN/checkpoints/last.ckpt)"
             )
 
     def on_fit_start(self) -> None:
