@@ -257,3 +257,18 @@ def test_any_table_comes_back_from_its_bits(spacing: str, table: tuple[Schema, T
     random = torch.randint(0, 2, rows.bits.shape, generator=torch.Generator().manual_seed(1))
     drawn = codec.decode(random, batch.rows, torch.Generator().manual_seed(0), context=batch)
     assert not torch.isinf(drawn.numeric).any(), "codes that stand for nothing become something nearby"
+
+
+def test_the_largest_row_at_a_declared_end_is_in_a_closed_bin() -> None:
+    upper = 2250.069112225179
+    schema = Schema((Column("x", "continuous", storage="float", upper=upper, missing="value"),))
+    for seed in range(120):  # a few of these widths, times their number, fall short of the end
+        x = np.append(np.random.default_rng(seed).normal(size=31) * 900, upper)
+        x = x[x <= upper]
+        rows = torch.arange(len(x))
+        batch = TableBatch(torch.tensor(x)[:, None], torch.zeros(len(x), 0, dtype=torch.int64), rows)
+        codec = BitCodec(schema, spacing="uniform")
+        codec.fit(batch)
+        encoded = codec.encode(batch)
+        assert codec.meaningful(encoded.bits).all()
+        assert (encoded.log_volume < 0).all(), "a bin is wider than a unit here"

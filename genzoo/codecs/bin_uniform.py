@@ -89,6 +89,9 @@ def fit_uniform(
         gap = float(gaps[gaps > 0].min()) if (gaps > 0).any() else last - first
         inner = int(_resolved(x, last - first, num_bins, num_atoms, gap, finest))
         start, width = first, (last - first) / inner
+        # rounding must not leave the largest row to the outer bin, which has no room where that row is a declared end
+        while width > 0 and (last - start) / width >= inner:
+            width = float(np.nextafter(width, inf))
     top = start + inner * width
     spread = max(last - first, 1.0 if grid else 0.0) / 2
     below, above = start - x[x < start], x[x > top] - top
