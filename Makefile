@@ -21,7 +21,7 @@ DEMO_BEST ?= spline_flow
 help:
 	@echo "make demo       train models on Adult (census rows), write a report, synthetic and imputed tables"
 	@echo "make test       the tests that take minutes at most in all"
-	@echo "make test-slow  the longer checks too"
+	@echo "make test-slow  the longer checks too, and new random tables"
 	@echo "make lint       ruff and mypy"
 	@echo "make docs       the documentation, in docs/_build/html"
 	@echo "make bench      speed against other libraries"
@@ -56,7 +56,7 @@ test: $(VENV)/.installed-dev
 	$(ENV) $(BIN)/python -m pytest $(WORKERS)
 
 test-slow: $(VENV)/.installed-dev
-	$(ENV) $(BIN)/python -m pytest $(WORKERS) -m "not gpu"
+	$(ENV) $(BIN)/python -m pytest $(WORKERS) -m "not gpu" --hypothesis-profile=search
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check $(SOURCES)

@@ -27,7 +27,7 @@ def test_zero_parameters_are_the_identity() -> None:
     assert log_derivative.abs().max() < 1e-12
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(bins=st.integers(2, 20), scale=st.floats(0.0, 6.0), seed=st.integers(0, 1000), bound=st.floats(0.5, 8.0))
 def test_the_inverse_undoes_the_spline_and_its_log_derivative(bins: int, scale: float, seed: int, bound: float) -> None:
     x = torch.linspace(-1.3 * bound, 1.3 * bound, 64, dtype=torch.float64)

@@ -238,7 +238,7 @@ def test_too_few_or_too_many_bits_are_refused() -> None:
 
 
 @pytest.mark.parametrize("spacing", ["quantile", "uniform"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(tables())
 def test_any_table_comes_back_from_its_bits(spacing: str, table: tuple[Schema, TableBatch]) -> None:
     schema, batch = table

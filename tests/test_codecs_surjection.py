@@ -334,7 +334,7 @@ def test_what_is_observed_comes_back_from_the_dense_view(dequantise: str, thresh
     assert all(torch.isfinite(p.grad).all() for p in surjection.parameters() if p.grad is not None)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(tables())
 def test_the_dense_view_of_any_table_is_finite_in_float32_and_decodes_to_its_cells(
     table: tuple[Schema, TableBatch],

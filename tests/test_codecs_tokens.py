@@ -197,7 +197,7 @@ def test_the_number_of_bins_grows_with_the_rows_and_is_the_best_on_held_out_ones
     assert float(np.log(true).mean()) - 0.1 < best < float(np.log(true).mean())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(tables())
 def test_any_table_is_encoded_and_decoded_into_the_same_symbols(table: tuple[Schema, TableBatch]) -> None:
     schema, batch = table

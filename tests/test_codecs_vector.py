@@ -37,7 +37,7 @@ def _line(*values: float) -> TableBatch:
     return _batch([[v] for v in values])
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80)
 @given(tables())
 def test_every_row_of_every_schema_comes_back(table: tuple[Schema, TableBatch]) -> None:
     schema, batch = table

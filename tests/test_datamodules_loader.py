@@ -76,7 +76,7 @@ def test_numbers_are_held_in_the_smallest_type_that_is_exact(values: Any, expect
     drop_last=st.booleans(),
     epoch=st.integers(0, 5),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_devices_share_rows_without_repeating_any(
     num_rows: int, batch_size: int, world_size: int, drop_last: bool, epoch: int
 ) -> None:

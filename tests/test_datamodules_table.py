@@ -37,7 +37,7 @@ def people(num_rows: int = 400, seed: int = 0) -> pd.DataFrame:
     test=st.sampled_from([0, 0.1, 0.5]),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_row_is_in_one_split(num_rows: int, val: float, test: float, seed: int) -> None:
     groups = np.random.default_rng(seed).integers(0, 3, num_rows)
     groups[:3] = [0, 1, 2]

@@ -191,12 +191,15 @@ def test_a_table_that_is_read_is_never_written_over(command: str, tmp_path: Path
 
 def test_changed_constants_are_counted_whatever_they_hold() -> None:
     frame = pd.DataFrame({"one": [1] * 9, "none": [None] * 9, "list": ["a"] * 9, "x": np.linspace(0, 1, 9) ** 2})
+    frame["nan"] = np.nan
     found = genzoo.infer_schema(frame)
     same = encode_frame(frame.assign(one=1.0), found)
     assert same.counts["changed"] == 0
-    other = frame.assign(one=[2, None, *[1] * 7], none=["now", *[None] * 8], list=[["a", "b"]] * 9)
+    other = frame.assign(
+        one=[2, None, *[1] * 7], none=["now", *[None] * 8], list=[["a", "b"]] * 9, nan=[*[None] * 7, 0, 1]
+    )
     counts = encode_frame(other, found).column_counts
-    assert {name: found["changed"] for name, found in counts.items()} == {"one": 1, "none": 1, "list": 9}
+    assert {name: found["changed"] for name, found in counts.items()} == {"one": 1, "none": 1, "list": 9, "nan": 2}
 
 
 def test_a_missing_number_that_is_a_value_keeps_its_contribution() -> None:

@@ -159,7 +159,7 @@ def likelihoods(draw, column):
     return make(values, kind, bias=bias, se=se, se_common=draw(st.floats(0, 9)) if noisy else 0.0, columns=(column,))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(likelihoods("a"), likelihoods("b"), likelihoods("c"))
 def test_sums_of_likelihoods_are_associative_in_values_errors_and_kind(a, b, c):
     left, right = (a + b) + c, a + (b + c)
@@ -171,7 +171,7 @@ def test_sums_of_likelihoods_are_associative_in_values_errors_and_kind(a, b, c):
         np.testing.assert_allclose(left.se, right.se, atol=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(likelihoods("a"), likelihoods("a"))
 def test_differences_are_antisymmetric_and_flip_their_sign_of_error(a, b):
     one, other = a - b, b - a

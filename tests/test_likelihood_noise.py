@@ -18,7 +18,7 @@ def noise(rows, seed=0, kind="normal", stream="a", shape=(3,)) -> torch.Tensor:
     return getattr(RowNoise(seed, torch.as_tensor(rows, dtype=torch.int64)), kind)(*shape, stream=stream)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(-5000, 2**40), min_size=1, max_size=30), st.randoms(), st.sampled_from(DRAWS))
 def test_a_row_sees_the_same_draws_in_any_batch_and_any_order(rows, random, kind):
     whole = noise(rows, kind=kind)

@@ -233,7 +233,7 @@ def tables(draw: st.DrawFn) -> pa.Table:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(table=tables())
 def test_a_table_comes_back_exactly(table: pa.Table) -> None:
     schema = infer_schema(table, cache=False)
@@ -252,7 +252,7 @@ def test_a_table_comes_back_exactly(table: pa.Table) -> None:
             assert cells == want
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(table=tables(), suffix=st.sampled_from([".csv", ".parquet"]))
 def test_a_table_has_the_same_raw_values_after_a_trip_through_a_file(
     tmp_path_factory: Any, table: pa.Table, suffix: str

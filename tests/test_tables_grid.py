@@ -14,7 +14,7 @@ def distinct(values: np.ndarray) -> np.ndarray:
     return np.unique(np.asarray(values, dtype=np.float64))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     counts=st.lists(st.integers(-5000, 5000), min_size=12, max_size=60, unique=True),
     step=st.sampled_from([1e-9, 0.002, 0.01, 0.25, 0.3, 1.0, 7.0, 100.0]),

@@ -203,7 +203,7 @@ def test_roles_are_given_by_column_or_by_role() -> None:
     assert [c.role for c in infer_schema(table, roles={"context": ["a", "b"]}).columns] == ["context", "context"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), factor=st.sampled_from([1024.0, 1000.0, 2.0**-20]), shape=st.integers(0, 4))
 def test_a_change_of_unit_changes_no_verdict(seed: int, factor: float, shape: int) -> None:
     random = rng(seed)

@@ -389,10 +389,12 @@ def _changed_cells(frame: nw.DataFrame[Any], schema: Schema) -> dict[str, int]:
         if pa.types.is_nested(cells.type):
             found[column.name] = len(cells) - cells.null_count
             continue
-        known = (str(column.value),) if column.value is not None else ()
-        only = replace(column, kind="categorical", categories=known or ("",), value=None)
-        codes = _codes(cells, only, schema.missing_tokens)
-        found[column.name] = int((codes == UNSEEN).sum())
+        if column.value is None:
+            words = cells if pa.types.is_null(cells.type) else texts(cells, schema.missing_tokens)
+            found[column.name] = len(words) - words.null_count
+            continue
+        only = replace(column, kind="categorical", categories=(str(column.value),), value=None)
+        found[column.name] = int((_codes(cells, only, schema.missing_tokens) == UNSEEN).sum())
     return found
 
 
