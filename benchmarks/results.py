@@ -3,8 +3,9 @@
     python benchmarks/results.py FOLDER [--tables wine adult] [--minutes 5] [--jobs 2] [--run_dir WORK] [-o PAGE]
 
 FOLDER holds ``shoppers``, ``default_credit``, ``beijing`` and ``forestdiffusion27``, as Parquet. For each table one
-``genzoo compare --models all --resume`` is run and printed, so the script goes on where it was stopped; tables that
-are finished by then are on the page. Without ``-o`` nothing is written beside the work folder.
+``genzoo compare --models all --resume`` is run and printed, so the script goes on where it was stopped. A table that is
+finished is kept in the JSON file beside PAGE and stands on the page with those of earlier runs. Without ``-o`` nothing
+is written beside the work folder.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from result_page import tidy
+from result_page import Record, keep_record, load_records, markdown_table, tidy
 
 SMALL = (
     "iris", "wine", "airfoil_self_noise", "blood_transfusion", "car", "concrete_compression", "ecoli", "glass", "seeds",
@@ -33,6 +34,7 @@ LARGE = {
     "beijing": "beijing/full_with_missing.parquet",
 }
 IN_TIME = ("beijing",)
+SPLITS = ("train", "val", "test")
 MINUTES = {"small": 0.25, "large": 1.0}
 """Training time of a model, if none is given."""
 
@@ -73,9 +75,27 @@ def command_of(table: str, folder: Path, given: argparse.Namespace) -> list[str]
     return [*words, *(["--ordered"] if table in IN_TIME else []), "-o", str(work / "report.json"), "--overwrite"]
 
 
-def cell(row: dict[str, Any]) -> str:
+def record_of(table: str, command: str, seconds: float, report: dict[str, Any]) -> Record:
+    """What is kept of a report: its numbers, and what it says of them."""
+    counts = report["facts"]["splits"]
+    return {
+        "table": table,
+        "command": command,
+        "minutes": round(seconds / 60),
+        "rows": {split: counts[split] for split in SPLITS if split in counts},
+        "conclusion": report["conclusions"][0].replace(f"'{report['facts']['table']}'", f"'{table}'"),
+        "models": [
+            {"name": row["name"], "failed": row["error"]}
+            if row["group"] == "failed"
+            else {name: row[name] for name in ("name", "mean", "se", "kind", "rank")}
+            for row in report["models"]
+        ],
+    }
+
+
+def cell(row: Record) -> str:
     """Likelihood, error and kind of one model on one table; the highest guaranteed value is bold."""
-    if row["group"] == "failed":
+    if "failed" in row:
         return "failed"
     error = float(row["se"])
     digits = 3 if error < 0.02 else 2 if error < 0.2 else 1
@@ -83,20 +103,19 @@ def cell(row: dict[str, Any]) -> str:
     return f"**{text}**" if row["rank"] == 1 else text
 
 
-def page(found: dict[str, dict[str, Any]], commands: dict[str, str], seconds: dict[str, float]) -> str:
-    """The page as Markdown."""
-    models = list(dict.fromkeys(row["name"] for report in found.values() for row in report["models"]))
-    ranks: dict[str, list[int]] = {name: [] for name in models}
-    for report in found.values():
-        for row in report["models"]:
-            ranks[row["name"]].append(row["rank"] or len(models))
+def page(records: Sequence[Record]) -> str:
+    """The page as Markdown; models stand in the order of their mean rank."""
+    records = sorted(records, key=lambda record: [*LARGE, *SMALL].index(record["table"]))
+    rows = {record["table"]: {row["name"]: row for row in record["models"]} for record in records}
+    models = list(dict.fromkeys(name for row in rows.values() for name in row))
+    ranks = {name: [row[name].get("rank") or len(models) for row in rows.values() if name in row] for name in models}
     models.sort(key=lambda name: sum(ranks[name]) / len(ranks[name]))
     parts = [
         "# Every model on many tables",
         tidy(
             "After this page you know how the models compare out of the box: defaults, one seed, "
             "the minutes of training in the command below each table (tree ensembles grow as many trees as fit into "
-            f"them), one thread a network on {os.cpu_count()} busy cores ({platform.machine()})."
+            "them), one thread a network on 2 busy cores (x86-64)."
         ),
         tidy(
             "Held-out log-likelihood in nats a row, in each table's own units: a column compares models, a row does "
@@ -105,23 +124,32 @@ def page(found: dict[str, dict[str, Any]], commands: dict[str, str], seconds: di
             "[the page of the discrete models](../models/discrete.md)."
         ),
     ]
-    missing = [table for table in (*LARGE, *SMALL) if table not in found]
+    missing = [table for table in (*LARGE, *SMALL) if table not in rows]
     if missing:
         parts.append(tidy(f"Not run yet: {', '.join(missing)}."))
-    lines = [["model", *found], [":--", *["--:"] * len(found)]]
-    for name in models:
-        rows = [next((r for r in report["models"] if r["name"] == name), None) for report in found.values()]
-        lines.append([f"`{name}`", *("not taken" if row is None else cell(row) for row in rows)])
-    parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-    for table, report in found.items():
-        counts = report["facts"]["splits"]
-        splits = ", ".join(f"{counts[split]} {split}" for split in ("train", "val", "test") if split in counts)
-        failed = [f"- `{row['name']}` failed: {row['error']}" for row in report["models"] if row["group"] == "failed"]
+    parts += [
+        markdown_table(
+            ["model", *rows],
+            (
+                [f"`{name}`", *("not taken" if name not in row else cell(row[name]) for row in rows.values())]
+                for name in models
+            ),
+        ),
+        tidy(
+            "Mean rank over the tables that a model takes (1 is best): "
+            + ", ".join(f"`{name}` {sum(ranks[name]) / len(ranks[name]):.1f}" for name in models)
+            + "."
+        ),
+    ]
+    for record in records:
+        splits = ", ".join(f"{record['rows'][split]} {split}" for split in SPLITS if split in record["rows"])
+        in_time = "; split in time" if record["table"] in IN_TIME else ""
+        failed = [f"- `{row['name']}` failed: {row['failed']}" for row in record["models"] if "failed" in row]
         parts += [
-            f"## {table}",
-            tidy(f"Rows: {splits}{'; split in time' if table in IN_TIME else ''}. {report['conclusions'][0]}"),
+            f"## {record['table']}",
+            tidy(f"Rows: {splits}{in_time}. {record['conclusion']}"),
             *(["\n".join(tidy(line, "  ") for line in failed)] if failed else []),
-            f"    {commands[table]}" + (f"    # {seconds[table] / 60:.0f} minutes" if table in seconds else ""),
+            f"    {record['command']}    # {record['minutes']} minutes",
         ]
     return "\n\n".join([*parts, f"Written by `benchmarks/results.py`, {time.strftime('%B %Y')}."]) + "\n"
 
@@ -139,29 +167,25 @@ def main() -> None:
     parser.add_argument("--run_dir", type=Path, default=Path("runs/results"))
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
-    found: dict[str, dict[str, Any]] = {}
-    commands, seconds = {}, {}
     given.run_dir.mkdir(parents=True, exist_ok=True)
     for table in given.tables:
         words = command_of(table, given.folder, given)
         shown = [Path(word).name if os.sep in word and not word.startswith("genzoo:") else word for word in words]
-        commands[table] = shlex.join(
-            ["genzoo", *shown[: shown.index("--run_dir")], *(["--ordered"] * (table in IN_TIME))]
-        )
-        print(f"== {commands[table]}", flush=True)
+        command = shlex.join(["genzoo", *shown[: shown.index("--run_dir")], *(["--ordered"] * (table in IN_TIME))])
+        print(f"== {command}", flush=True)
         clock = given.run_dir / f"{table}.seconds"
         started = time.monotonic()
         spent = float(clock.read_text(encoding="utf-8")) if clock.exists() else 0.0
         try:
             code = subprocess.call([sys.executable, "-m", "genzoo.main", *words])
         finally:  # a table that is gone on with took the time of all its runs
-            seconds[table] = spent + time.monotonic() - started
-            clock.write_text(f"{seconds[table]:.0f}\n", encoding="utf-8")
-        if code == 0:
-            found[table] = json.loads((given.run_dir / table / "report.json").read_text(encoding="utf-8"))
-        if found and given.output is not None:
-            given.output.parent.mkdir(parents=True, exist_ok=True)
-            given.output.write_text(page(found, commands, seconds), encoding="utf-8")
+            spent += time.monotonic() - started
+            clock.write_text(f"{spent:.0f}\n", encoding="utf-8")
+        if code == 0 and given.output is not None:
+            report = json.loads((given.run_dir / table / "report.json").read_text(encoding="utf-8"))
+            kept = given.output.with_suffix(".json")
+            keep_record(kept, record_of(table, command, spent, report), ["table"])
+            given.output.write_text(page(load_records(kept)), encoding="utf-8")
 
 
 if __name__ == "__main__":
