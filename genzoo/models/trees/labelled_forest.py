@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genzoo.errors import CapabilityError
 from genzoo.likelihood.noise import RowNoise
+from genzoo.models.scored_rows import collect
 from genzoo.models.scoring import split_unseen
 from genzoo.models.trees.base import TreeModel
 from genzoo.tables.batch import HOLE
@@ -81,7 +82,7 @@ class LabelledForest(TreeModel):
         group = self.codec.encode(split_unseen(batch, self.schema).batch).group
         own = log_p.gather(1, group.clamp_min(0)[:, None])[:, 0]
         own = torch.where(group >= 0, own, -torch.inf)
-        whole = self._collect([{"rows": batch.rows.numpy(), "values": own.numpy()}], data, 0, 0)
+        whole = collect(self, [{"rows": batch.rows.numpy(), "values": own.numpy()}], data, 0, 0)
         others = tuple(name for name in (*whole.columns, *whole.context) if name != label)
         settings = {"draws": draws or self.draws, "seed": self.seed if seed is None else seed}
         return replace(
