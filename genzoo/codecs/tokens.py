@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genzoo.codecs import bin_tails
+from genzoo.codecs import bin_spikes, bin_tails
 from genzoo.codecs.base import Codec
 from genzoo.codecs.bin_fit import fit_bins
 from genzoo.codecs.bin_uniform import fit_uniform
 from genzoo.codecs.column_plan import grid_ends, offsets, pool
+from genzoo.codecs.spikes import frequent_points
 from genzoo.tables.batch import HOLE, TableBatch
 from genzoo.tables.schema import Column, Schema
 
@@ -22,6 +23,8 @@ MASKED = -1
 """What stands in place of a symbol that is not known: a hole, or a cell that is masked."""
 TINY_WIDTH = 1e-300
 MAX_STEPS = 64
+MOST_FREQUENT = 256
+"""Most values of a column on a grid that get a probability of their own inside their bins."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,9 @@ class TokenCodec(Codec):
 
     the second term being ``log_volume``: within a closed bin the density is linear (or flat), beyond the outermost
     edges a generalised Pareto tail, so every number has a positive density. On a grid, edges lie half-way between
-    points and the second term is the probability of the cell given the bin: 0 where a bin is one cell. Cells that are
-    atoms are cut out of the bins, so nothing is counted twice. Bins whose vocabulary is not used up are not ``valid``.
+    points and the second term is the probability of the cell given the bin: 0 where a bin is one cell; frequent values
+    have a probability of their own inside it (:mod:`genzoo.codecs.bin_spikes`). Cells that are atoms are cut out of the
+    bins, so nothing is counted twice. Bins whose vocabulary is not used up are not ``valid``.
 
     Shapes depend on the schema and ``num_bins`` alone.
 
@@ -112,6 +116,8 @@ class TokenCodec(Codec):
     used: Tensor
     tail_scale: Tensor
     tail_shape: Tensor
+    frequent: Tensor
+    frequent_share: Tensor
     _sizes: Tensor
     _number_slot: Tensor
     _number_column: Tensor
@@ -244,6 +250,9 @@ class TokenCodec(Codec):
         self.register_buffer("used", torch.ones(count, dtype=torch.int64))
         self.register_buffer("tail_scale", torch.ones(count, 2, dtype=float64))
         self.register_buffer("tail_shape", torch.zeros(count, 2, dtype=float64))
+        most = MOST_FREQUENT if any(c.kind == "quantized" and c.is_scored for c in self._numeric) else 0
+        self.register_buffer("frequent", torch.full((count, most), inf, dtype=float64))
+        self.register_buffer("frequent_share", torch.zeros(count, most, dtype=float64))
 
     # ---- fitting --------------------------------------------------------------------------------------------------
 
@@ -261,36 +270,79 @@ class TokenCodec(Codec):
             ends = float(self._low[index]), float(self._high[index])
             atoms = tuple(self._atoms[index, : len(column.atoms)].tolist()) if grid else ()
             if self.uniform:
-                even = fit_uniform(
-                    values, slot.num_bins, slot.num_atoms, grid=grid, ends=ends, atoms=atoms, finest=self.finest
-                )
-                self.edges[index] = torch.tensor([even.start, even.width], dtype=torch.float64)
-                self.used[index] = even.used
-                self.tail_scale[index] = torch.tensor(even.scale, dtype=torch.float64)
-                self.tail_shape[index] = torch.tensor(even.shape, dtype=torch.float64)
-                if slot.num_bins <= MAX_LISTED:
-                    every = torch.arange(self.possible.shape[1], device=self.edges.device)[:, None]
-                    self.possible[index] = self._possible_bin(every, torch.full_like(every[0], index))[:, 0]
-                continue
-            bins = fit_bins(
-                values,
-                slot.num_bins,
-                grid=grid,
-                low=ends[0],
-                high=ends[1],
-                atoms=atoms,
-                linear=self.shape == "linear",
-            )
-            used = len(bins.slope)
-            self.edges[index] = inf
-            self.edges[index, : used + 1] = torch.from_numpy(bins.edges)
-            self.slope[index] = 0.0
-            self.slope[index, :used] = torch.from_numpy(bins.slope)
-            self.possible[index] = False
-            self.possible[index, :used] = torch.from_numpy(bins.possible)
-            self.used[index] = used
-            self.tail_scale[index] = torch.tensor(bins.scale, dtype=torch.float64)
-            self.tail_shape[index] = torch.tensor(bins.shape, dtype=torch.float64)
+                self._fit_uniform(index, slot, values, grid, ends, atoms)
+            else:
+                self._fit_quantile(index, slot, values, grid, ends, atoms)
+            if grid and column.is_scored:
+                self._fit_frequent(index, values)
+
+    def _fit_uniform(
+        self,
+        index: int,
+        slot: TokenSlot,
+        values: np.ndarray,
+        grid: bool,
+        ends: tuple[float, float],
+        atoms: tuple[float, ...],
+    ) -> None:
+        even = fit_uniform(values, slot.num_bins, slot.num_atoms, grid=grid, ends=ends, atoms=atoms, finest=self.finest)
+        self.edges[index] = torch.tensor([even.start, even.width], dtype=torch.float64)
+        self.used[index] = even.used
+        self.tail_scale[index] = torch.tensor(even.scale, dtype=torch.float64)
+        self.tail_shape[index] = torch.tensor(even.shape, dtype=torch.float64)
+        if slot.num_bins <= MAX_LISTED:
+            every = torch.arange(self.possible.shape[1], device=self.edges.device)[:, None]
+            self.possible[index] = self._possible_bin(every, torch.full_like(every[0], index))[:, 0]
+
+    def _fit_quantile(
+        self,
+        index: int,
+        slot: TokenSlot,
+        values: np.ndarray,
+        grid: bool,
+        ends: tuple[float, float],
+        atoms: tuple[float, ...],
+    ) -> None:
+        bins = fit_bins(
+            values,
+            slot.num_bins,
+            grid=grid,
+            low=ends[0],
+            high=ends[1],
+            atoms=atoms,
+            linear=self.shape == "linear",
+        )
+        used = len(bins.slope)
+        self.edges[index] = inf
+        self.edges[index, : used + 1] = torch.from_numpy(bins.edges)
+        self.slope[index] = 0.0
+        self.slope[index, :used] = torch.from_numpy(bins.slope)
+        self.possible[index] = False
+        self.possible[index, :used] = torch.from_numpy(bins.possible)
+        self.used[index] = used
+        self.tail_scale[index] = torch.tensor(bins.scale, dtype=torch.float64)
+        self.tail_shape[index] = torch.tensor(bins.shape, dtype=torch.float64)
+
+    def _fit_frequent(self, index: int, values: np.ndarray) -> None:
+        """Frequent points of a column on a grid, in bins of several cells, and their shares of their bins."""
+        self.frequent[index], self.frequent_share[index] = inf, 0.0
+        x = torch.from_numpy(values).to(self.edges)
+        points = frequent_points(x.cpu(), MOST_FREQUENT).sort().values.to(x)
+        column = torch.tensor([index], device=x.device)
+        bins = self._bin(points[:, None], column)
+        lower, upper = self._ends(bins, column)
+        wide = (upper - lower - self._atoms_within(lower, upper, column) > 1)[:, 0]
+        points, bins = points[wide], bins[wide]
+        if not len(points):
+            return
+        smooth = self._log_smooth(points[:, None], bins, column)[:, 0].exp()
+        held, place = torch.unique(bins[:, 0], return_inverse=True)
+        every = self._bin(x[:, None], column)[:, 0]
+        rows = torch.stack([(every == one).sum() for one in held]).to(x)
+        ordered = x.sort().values
+        count = (torch.searchsorted(ordered, points, right=True) - torch.searchsorted(ordered, points)).to(x)
+        self.frequent[index, : len(points)] = points
+        self.frequent_share[index, : len(points)] = bin_spikes.fit_shares(count, smooth, place, rows)
 
     @property
     def valid(self) -> Tensor:
@@ -466,6 +518,14 @@ class TokenCodec(Codec):
 
     def _log_within(self, u: Tensor, bins: Tensor, column: Tensor) -> Tensor:
         """Log-density of a position, or log-probability of its cell, given its bin."""
+        smooth = self._log_smooth(u, bins, column)
+        return smooth if not self.frequent.shape[1] else self._within(bins, column).log_probability(u, smooth)
+
+    def _within(self, bins: Tensor, column: Tensor) -> bin_spikes.Within:
+        return bin_spikes.Within(self.frequent[column], self.frequent_share[column], *self._ends(bins, column))
+
+    def _log_smooth(self, u: Tensor, bins: Tensor, column: Tensor) -> Tensor:
+        """The same without frequent points."""
         low, high = self._ends(bins, column)
         closed = low.isfinite() & high.isfinite()
         width = torch.where(closed, high - low, 1.0)
@@ -485,6 +545,12 @@ class TokenCodec(Codec):
     def _draw(self, bins: Tensor, level: Tensor, column: Tensor) -> Tensor:
         """Positions drawn within bins by inverse cdf; on a grid the number of a point."""
         bins = torch.minimum(bins, self.used[column] - 1)
+        if not self.frequent.shape[1]:
+            return self._draw_smooth(bins, level, column)
+        point, level = self._within(bins, column).draw(level)
+        return torch.where(point.isnan(), self._draw_smooth(bins, level, column), point)
+
+    def _draw_smooth(self, bins: Tensor, level: Tensor, column: Tensor) -> Tensor:
         low, high = self._ends(bins, column)
         closed = low.isfinite() & high.isfinite()
         slope = torch.zeros_like(level) if self.uniform else self.slope[column, bins]
