@@ -46,7 +46,9 @@ def _fitting(choice: str, column: Column) -> str:
     return choice if fits or choice not in ("log", "logit") else "auto"
 
 
-def scaler_of(columns: tuple[Column, ...], choices: dict[str, str], num_knots: int, bounded: bool) -> ColumnScaler:
+def scaler_of(
+    columns: tuple[Column, ...], choices: dict[str, str], num_knots: int, bounded: bool, cells: bool = False
+) -> ColumnScaler:
     """Bounds shape the scale of densities only: a grid keeps its cells, the outermost of which reach to infinity."""
     shaped = [bounded and c.kind != "quantized" for c in columns]
     return ColumnScaler(
@@ -56,6 +58,7 @@ def scaler_of(columns: tuple[Column, ...], choices: dict[str, str], num_knots: i
         [c.upper if s else None for c, s in zip(columns, shaped, strict=True)],
         [c.step or 0.0 if c.kind == "quantized" else 0.0 for c in columns],
         num_knots,
+        cells,
     )
 
 

@@ -125,7 +125,7 @@ class MatrixCodec(Codec):
         box: bool = False,
     ) -> None:
         super().__init__(schema)
-        self.typed = VectorCodec(schema, scaler)
+        self.typed = VectorCodec(schema, scaler, widen_cells=True)
         self.box = box
         for name in ("low", "high"):
             self.register_buffer(name, torch.zeros(len(self.typed.numbers), dtype=torch.float64))

@@ -26,7 +26,7 @@ from genzoo.errors import SchemaError
 
 FREE, ABOVE, BELOW, BETWEEN = 0, 1, 2, 3
 Columns = Tensor | Sequence[int] | None
-CHOICES = ("auto", "standardise", "robust", "asinh", "log", "logit", "quantile")
+CHOICES = ("auto", "standardise", "robust", "asinh", "log", "logit", "quantile", "cells")
 FAMILIES = {AFFINE: "affine", ASINH: "asinh", QUANTILE: "quantile"}
 
 
@@ -35,11 +35,12 @@ class ColumnScaler(nn.Module):
 
     Args:
         names: Name of each column, for messages and :meth:`describe`.
-        choices: Per column one of ``auto``, ``standardise``, ``robust``, ``asinh``, ``log``, ``logit``, ``quantile``.
-            With declared bounds the named map is applied after the bounds' own map.
+        choices: Per column one of ``auto``, ``standardise``, ``robust``, ``asinh``, ``log``, ``logit``, ``quantile``,
+            ``cells``. With declared bounds the named map is applied after the bounds' own map.
         lower: Declared lower bound of a column's support, ``None`` without; give it for columns with a density only.
         upper: Likewise, upper bound.
         steps: Grid spacing of a quantized column, else 0: scales do not become finer than half of it.
+        cells: ``auto`` may take ``cells`` on a grid: for models that give frequent cells no probability of their own.
         num_knots: Most knots of a quantile map. More follow the data closer, and carry more of their noise.
 
     Raises:
@@ -72,6 +73,7 @@ class ColumnScaler(nn.Module):
         upper: Sequence[float | None],
         steps: Sequence[float],
         num_knots: int = 256,
+        cells: bool = False,
     ) -> None:
         super().__init__()
         if num_knots < 2:
@@ -79,6 +81,7 @@ class ColumnScaler(nn.Module):
         self.names, self.choices = tuple(names), tuple(choices)
         self.lower, self.upper, self.steps = tuple(lower), tuple(upper), tuple(steps)
         self.num_knots = num_knots
+        self.cells = cells
         self.support = tuple(_support(*bounds) for bounds in zip(lower, upper, strict=True))
         for name, choice, support in zip(self.names, self.choices, self.support, strict=True):
             _check_choice(name, choice, support)
@@ -111,7 +114,9 @@ class ColumnScaler(nn.Module):
             w = self._to_line(sample.to(self.shift.device)[:, None], (index,), column.to(self.shift.device))[0][:, 0]
             step = self.steps[index] / float(self.unit[index]) if self.support[index] == FREE else 0.0
             choice = {"log": "standardise", "logit": "standardise"}.get(self.choices[index], self.choices[index])
-            self._store(index, fit_column(w.cpu(), choice, step, self.num_knots, self.support[index] == FREE))
+            self._store(
+                index, fit_column(w.cpu(), choice, step, self.num_knots, self.support[index] == FREE, self.cells)
+            )
         if values:
             zero = torch.zeros(1, len(self.names), dtype=torch.float64, device=self.shift.device)
             self.anchor.copy_(self.inverse(zero)[0])

@@ -70,6 +70,8 @@ class VectorCodec(Codec):
         num_spikes: Most values of a quantized column that become atoms beside the schema's, because training rows hold
             them more often than their neighbours on the grid (:func:`~genzoo.codecs.spikes.frequent_points`). The
             measure does not change: an atom on a grid is a cell. Unused places stay NaN, see ``possible``.
+        widen_cells: ``auto`` may take ``cells`` for quantized columns, which widens frequent cells: for models that
+            know a number by its place on the scale alone, and give frequent values no probability of their own.
 
     Shapes: ``encode`` takes a batch of raw rows; fields of the result are ``(batch, num_numbers)``,
     ``(batch, num_category_slots)``, ``(batch, num_context)`` and ``(batch, num_scored)``.
@@ -104,6 +106,7 @@ class VectorCodec(Codec):
         scaler: str | Mapping[str, str] | None = "auto",
         num_knots: int = 256,
         num_spikes: int = 0,
+        widen_cells: bool = False,
     ) -> None:
         super().__init__(schema)
         self.num_spikes = num_spikes
@@ -146,7 +149,7 @@ class VectorCodec(Codec):
             (c.num_categories + 1) * c.width for c in self._context_categories
         )
         chosen = choices(schema, scaler)
-        self.scaler = scaler_of(self._scored, chosen, num_knots, bounded=True)
+        self.scaler = scaler_of(self._scored, chosen, num_knots, bounded=True, cells=widen_cells)
         self.context_scaler = scaler_of(self._context, chosen, num_knots, bounded=False)
 
         self._constant("every", list(range(len(numbers))), torch.int64)

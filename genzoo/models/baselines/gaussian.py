@@ -65,7 +65,7 @@ class Gaussian(DensityModel):
         if prior_rows is not None and prior_rows < 0:
             raise ValueError(f"prior_rows must not be negative, got {prior_rows}")
         self.prior_rows = prior_rows
-        self.codec = VectorCodec(self.schema, scaler=scaler)
+        self.codec = VectorCodec(self.schema, scaler=scaler, widen_cells=True)
         shared = bool(self.codec.atom_cells().exists.any())
         self.state = MixtureState(self.codec.numbers, self.codec.categories, 1, shared)
 

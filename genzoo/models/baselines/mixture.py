@@ -83,7 +83,7 @@ class GaussianMixture(DensityModel):
         self.num_components = num_components
         self.max_components = num_components or max_components
         self.floor, self.num_starts, self.refine = floor, max(1, num_starts), refine
-        self.codec = VectorCodec(self.schema, scaler=scaler)
+        self.codec = VectorCodec(self.schema, scaler=scaler, widen_cells=True)
         shared = bool(self.codec.atom_cells().exists.any())
         self.state = MixtureState(self.codec.numbers, self.codec.categories, self.max_components, shared)
 

@@ -154,7 +154,7 @@ class EBFlow(DensityModel):
                 raise ValueError(f"match: data goes with objective ssm or sml, got '{setting.objective}'")
             self.rows = PictureRows(self.codec, build(self.codec.num_features, 0), setting, match)
         else:
-            self.codec = VectorCodec(self.schema, scaler=scaler)
+            self.codec = VectorCodec(self.schema, scaler=scaler, widen_cells=True)
             self.rows = EnergyRows(self.codec, build, matching)
 
     def _require_blocks(self, pictures: bool, network: str) -> None:

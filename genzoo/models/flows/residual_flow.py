@@ -143,7 +143,7 @@ class ResidualFlow(DensityModel):
                         f"ResidualFlow cannot model column '{column.name}': a block of {column.width} categories; "
                         "use radd, or another model of text"
                     )
-            self.codec = VectorCodec(self.schema, scaler=scaler)
+            self.codec = VectorCodec(self.schema, scaler=scaler, widen_cells=True)
             self.rows = DenseRows(
                 self.codec, lambda features, context: ResidualDensity((features,), context, **options)
             )

@@ -1,0 +1,51 @@
+"""Knots of a quantile map that gives every frequent cell of a grid the width of its share of the rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genzoo.codecs.spikes import frequent_points
+
+FEWEST_CONTINUUM = 16
+"""Knots that frequent cells leave to the values between them."""
+NEW_ROWS = 1.0
+"""Rows added between the frequent cells, in equal parts, so that a value that no training row holds stays possible."""
+
+
+def cell_knots(index: Tensor, num_knots: int, rows_per_knot: int) -> tuple[Tensor, Tensor] | None:
+    """Places and heights of the knots, or ``None`` where no cell is frequent.
+
+    Both edges of each frequent cell (:func:`~genzoo.codecs.spikes.frequent_points`) are knots, of the height
+    ``Phi^-1`` of the share of rows below them; so are quantiles of the other values. A normal in the map's image then
+    gives a frequent cell about its share of the rows, however fine the grid is: cells of a grid are probabilities, and
+    a map that widens some and narrows others changes none of them.
+
+    Args:
+        index: ``(rows,)`` whole grid numbers of the training rows, float64, any order.
+        num_knots: Most knots.
+        rows_per_knot: Fewest rows for each knot between the frequent cells.
+
+    Returns:
+        ``(k,)`` places in grid numbers (edges lie on halves) and ``(k,)`` heights, both strictly increasing.
+    """
+    spikes = frequent_points(index, (num_knots - FEWEST_CONTINUUM) // 2).sort().values
+    if not len(spikes):
+        return None
+    edges = torch.unique(torch.cat([spikes - 0.5, spikes + 0.5]))
+    others = index[~torch.isin(index, spikes)].sort().values
+    count = min(num_knots - len(edges), len(others) // rows_per_knot)
+    position = ((torch.arange(count, dtype=torch.float64) + 0.5) / max(count, 1) * len(others)).long()
+    places = torch.unique(torch.cat([edges, others[position]]))
+    ordered = index.sort().values
+    below = (torch.searchsorted(ordered, places) + torch.searchsorted(ordered, places, right=True)).double() / 2
+    # new rows: a part below the first cell, one in each gap between cells (evenly), one above the last
+    lower, upper = edges[:-1], edges[1:]
+    gap = ~torch.isin((lower + upper) / 2, spikes)
+    parts = 2 + int(gap.sum())
+    at_edges = torch.cat([edges.new_ones(1), 1 + gap.double().cumsum(0)])
+    right = torch.searchsorted(edges, places).clamp(1, len(edges) - 1)
+    along = ((places - edges[right - 1]) / (edges[right] - edges[right - 1])).clamp(0, 1)
+    new = at_edges[right - 1] + along * (at_edges[right] - at_edges[right - 1])
+    heights = torch.special.ndtri((below + NEW_ROWS / parts * new) / (len(index) + NEW_ROWS))
+    return places, heights
