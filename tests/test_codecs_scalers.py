@@ -6,10 +6,13 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from genzoo.codecs import ColumnScaler
-from genzoo.codecs.scaler_fit import apply, fit_column
+from genzoo.codecs.cell_knots import cell_knots
+from genzoo.codecs.scaler_fit import AFFINE, QUANTILE, ScalerFit, apply, fit_column
 from genzoo.errors import SchemaError
 
 ROWS = 800
@@ -27,6 +30,14 @@ def _cauchy(seed: int = 1) -> Tensor:
     return torch.tan(math.pi * (_uniform(seed=seed) - 0.5))
 
 
+def _tied(seed: int = 0) -> Tensor:
+    """Even numbers up to 20,000 on a grid of step 2; seven in ten rows hold one of thirty of them."""
+    g = torch.Generator().manual_seed(seed)
+    few = 2.0 * torch.randint(0, 10_000, (30,), generator=g).double()
+    often = few[torch.randint(0, 30, (ROWS,), generator=g)]
+    return torch.where(_uniform(seed=seed + 1) < 0.7, often, 2.0 * (10_000 * _uniform(seed=seed + 2)).floor())
+
+
 #           name           choice         lower  upper  step  values
 COLUMNS = [
     ("plain", "standardise", None, None, 0.0, 3 * _normal(seed=1) + 7),
@@ -40,6 +51,7 @@ COLUMNS = [
     ("bent share", "asinh", 0.0, 1.0, 0.0, _uniform(seed=8).clamp(1e-12, 1 - 1e-12)),
     ("grid", "quantile", None, None, 1.0, (2 * _normal(seed=9)).exp().floor()),
     ("grid plain", "auto", None, None, 0.5, (4 * _normal(seed=10)).round() / 2),
+    ("cells", "cells", None, None, 2.0, _tied(seed=11)),
 ]
 NAMES = [c[0] for c in COLUMNS]
 
@@ -262,6 +274,64 @@ def test_knots_of_a_grid_are_distinct_values() -> None:
     raw = knots * scaler.spread[index] + scaler.middle[index]
     raw = raw * scaler.unit[index] + scaler.shift[index]
     assert torch.allclose(raw, raw.round(), atol=1e-9)
+
+
+def _log_masses(fitted: ScalerFit, points: Tensor, step: float) -> Tensor:
+    lower, upper = (apply(fitted, points + side * step / 2)[0] for side in (-1, 1))
+    return (torch.special.ndtr(upper) - torch.special.ndtr(lower)).log()
+
+
+def test_a_normal_behind_cells_gives_frequent_values_their_shares_and_new_ones_a_probability() -> None:
+    x = _tied()
+    fitted = fit_column(x, "cells", 2.0, 256)
+    points, counts = torch.unique(x, return_counts=True)
+    often = points[counts > 5]
+    assert len(often) == 30
+    torch.testing.assert_close(
+        _log_masses(fitted, often, 2.0), (counts[counts > 5].double() / (len(x) + 1)).log(), atol=0.05, rtol=0
+    )
+    masses = _log_masses(fitted, torch.arange(0, 20_000, 2, dtype=torch.float64), 2.0).exp()
+    assert (masses > 0).all()
+    assert 0.99 < float(masses.sum()) <= 1.0  # the rest lies further out
+    plain = fit_column(x, "standardise", 2.0, 256)
+    new = _tied(seed=5)  # thirty other frequent values: all but three rows in ten are new
+    gained = _log_masses(fitted, x, 2.0).mean() - _log_masses(plain, x, 2.0).mean()
+    lost = _log_masses(plain, new, 2.0).mean() - _log_masses(fitted, new, 2.0).mean()
+    assert gained > 3
+    assert lost < 2
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(-(10**9), 10**9), st.integers(1, 40)), min_size=1, max_size=60),
+    st.integers(20, 60),
+)
+def test_knots_at_cells_ascend_and_stay_within_their_number(runs: list[tuple[int, int]], num_knots: int) -> None:
+    index = torch.cat([torch.full((n,), float(v), dtype=torch.float64) for v, n in runs])
+    found = cell_knots(index, num_knots, 4)
+    if found is not None:
+        places, heights = found
+        assert len(places) == len(heights) <= num_knots
+        assert (places.diff() > 0).all()
+        assert (heights.diff() > 0).all()
+        assert torch.isfinite(heights).all()
+    for step in (1e-6, 1.0, 1e4):
+        z, log_slope = apply(fit_column(index * step, "cells", step, num_knots), index * step)
+        assert torch.isfinite(z).all()
+        assert torch.isfinite(log_slope).all()
+
+
+def test_auto_takes_cells_where_they_were_asked_for_and_values_are_tied_on_a_grid() -> None:
+    def chosen(x: Tensor, step: float, cells: bool) -> int:
+        return fit_column(x, "auto", step, 256, cells=cells).family
+
+    tied, smooth = _tied(), 2.0 * (1000 * _normal(seed=3)).round()
+    assert chosen(tied, 2.0, cells=False) == AFFINE
+    assert chosen(tied, 2.0, cells=True) == QUANTILE
+    assert chosen(smooth, 2.0, cells=True) == AFFINE
+    assert chosen(tied, 0.0, cells=True) == AFFINE, "a density has no cells"
+    assert fit_column(smooth, "cells", 2.0, 256).family == AFFINE
+    assert fit_column(_normal(), "cells", 0.0, 256).family == AFFINE
 
 
 def test_the_fit_scores_with_the_map_that_is_used() -> None:

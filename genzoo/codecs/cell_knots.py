@@ -17,9 +17,9 @@ def cell_knots(index: Tensor, num_knots: int, rows_per_knot: int) -> tuple[Tenso
     """Places and heights of the knots, or ``None`` where no cell is frequent.
 
     Both edges of each frequent cell (:func:`~genzoo.codecs.spikes.frequent_points`) are knots, of the height
-    ``Phi^-1`` of the share of rows below them; so are quantiles of the other values. A normal in the map's image then
-    gives a frequent cell about its share of the rows, however fine the grid is: cells of a grid are probabilities, and
-    a map that widens some and narrows others changes none of them.
+    ``Phi^-1`` of the share of rows below them; so are edges at quantiles of the other values. A normal in the map's
+    image then gives a frequent cell about its share of the rows, however fine the grid is: cells of a grid are
+    probabilities, and a map that widens some and narrows others changes none of them. Within a cell it is linear.
 
     Args:
         index: ``(rows,)`` whole grid numbers of the training rows, float64, any order.
@@ -27,7 +27,7 @@ def cell_knots(index: Tensor, num_knots: int, rows_per_knot: int) -> tuple[Tenso
         rows_per_knot: Fewest rows for each knot between the frequent cells.
 
     Returns:
-        ``(k,)`` places in grid numbers (edges lie on halves) and ``(k,)`` heights, both strictly increasing.
+        ``(k,)`` places in grid numbers, all half-way between two, and ``(k,)`` heights, both strictly increasing.
     """
     spikes = frequent_points(index, (num_knots - FEWEST_CONTINUUM) // 2).sort().values
     if not len(spikes):
@@ -36,9 +36,8 @@ def cell_knots(index: Tensor, num_knots: int, rows_per_knot: int) -> tuple[Tenso
     others = index[~torch.isin(index, spikes)].sort().values
     count = min(num_knots - len(edges), len(others) // rows_per_knot)
     position = ((torch.arange(count, dtype=torch.float64) + 0.5) / max(count, 1) * len(others)).long()
-    places = torch.unique(torch.cat([edges, others[position]]))
-    ordered = index.sort().values
-    below = (torch.searchsorted(ordered, places) + torch.searchsorted(ordered, places, right=True)).double() / 2
+    places = torch.unique(torch.cat([edges, others[position] + 0.5]))
+    below = torch.searchsorted(index.sort().values, places).double()
     # new rows: a part below the first cell, one in each gap between cells (evenly), one above the last
     lower, upper = edges[:-1], edges[1:]
     gap = ~torch.isin((lower + upper) / 2, spikes)
@@ -47,5 +46,6 @@ def cell_knots(index: Tensor, num_knots: int, rows_per_knot: int) -> tuple[Tenso
     right = torch.searchsorted(edges, places).clamp(1, len(edges) - 1)
     along = ((places - edges[right - 1]) / (edges[right] - edges[right - 1])).clamp(0, 1)
     new = at_edges[right - 1] + along * (at_edges[right] - at_edges[right - 1])
-    heights = torch.special.ndtri((below + NEW_ROWS / parts * new) / (len(index) + NEW_ROWS))
-    return places, heights
+    rows = below + NEW_ROWS / parts * new
+    apart = torch.cat([rows.diff() > 0, torch.ones(1, dtype=torch.bool)])  # no row between a knot and the first cell
+    return places[apart], torch.special.ndtri(rows[apart] / (len(index) + NEW_ROWS))
