@@ -43,8 +43,8 @@ class GaussianMixture(DensityModel):
         floor: Least variance of a component in any direction, as a share of the pooled one; at least 1e-8.
         num_starts: Starts of EM for each number of components.
         refine: Follow EM by gradient steps.
-        scaler: Scale of numbers, see :class:`genzoo.codecs.scalers.ColumnScaler`; ``auto`` bends skewed columns too,
-            with their Jacobian.
+        scaler: Scale of numbers, see :class:`genzoo.codecs.scalers.ColumnScaler`; ``auto`` bends skewed columns, with
+            their Jacobian, and widens frequent cells. ``standardise``: a mixture in the table's own units.
         draws: Simulations a row, for tables with two or more quantized columns.
         seed: Seed of starts, batches and evaluation noise.
 
@@ -68,7 +68,7 @@ class GaussianMixture(DensityModel):
         floor: float = 1e-4,
         num_starts: int = 2,
         refine: bool = True,
-        scaler: str = "standardise",
+        scaler: str = "auto",
         *,
         draws: int = 16,
         seed: int = 0,
