@@ -10,6 +10,7 @@ import torch
 from codec_tables import tables
 from hypothesis import given, settings
 
+from genzoo.codecs import bin_spikes
 from genzoo.codecs.bin_choice import choose_num_bins, marginal_log_likelihood
 from genzoo.codecs.bin_fit import fit_bins
 from genzoo.codecs.tokens import TokenCodec
@@ -85,10 +86,83 @@ def test_a_value_with_the_rows_of_a_bin_gets_its_own_bin() -> None:
     assert float(rows.log_volume[1, 0]) == pytest.approx(0.0, abs=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["continuous", "quantized", "mixed"])
+def tied(n: int = 1500, seed: int = 0) -> np.ndarray:
+    """Whole numbers up to a million; seven rows in ten hold one of 60 of them, with unequal shares."""
+    rng = np.random.default_rng(seed)
+    few = np.random.default_rng(9).integers(0, 1_000_000, 60).astype(float)
+    often = few[rng.choice(60, n, p=np.arange(1, 61) / (30 * 61))]
+    return np.where(rng.random(n) < 0.7, often, np.floor(1_000_000 * rng.random(n)))
+
+
+TIED = [{}, {"spacing": "uniform"}]
+
+
+@pytest.mark.parametrize("options", TIED)
+@pytest.mark.parametrize("atoms", [(), (0.0, 1000.0)])
+def test_bins_with_frequent_values_still_sum_to_one(options: dict[str, str], atoms: tuple[float, ...]) -> None:
+    x = np.append(tied() // 10, [1000.0] * 30)
+    codec = fitted(Column("k", "quantized", step=1.0, atoms=atoms), x, num_bins=8, **options)
+    assert int(codec.frequent.isfinite().sum()) > 30
+    closed = np.arange(-1000, 101_000, dtype=float)  # and the tails to either side, ever coarser
+    rows = codec.encode(batch_of(closed))
+    total = torch.zeros(codec.max_symbols, dtype=torch.float64)
+    total = total.index_add(0, rows.tokens[:, 0], rows.log_volume[:, 0].exp())
+    symbols = codec.valid[0].nonzero()[:, 0]
+    inner = symbols[(total[symbols] > 0) & (symbols != rows.tokens[0, 0]) & (symbols != rows.tokens[-1, 0])]
+    assert len(inner) >= 8
+    torch.testing.assert_close(total[inner], torch.ones(len(inner), dtype=torch.float64), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("options", TIED)
+def test_frequent_values_are_drawn_as_often_as_they_are_scored(options: dict[str, str]) -> None:
+    x = tied()
+    codec = fitted(Column("k", "quantized", step=1.0), x, num_bins=8, **options)
+    g = torch.Generator().manual_seed(0)
+    draws = 40_000
+    for token in codec.encode(batch_of(x)).tokens.unique().tolist():
+        drawn = codec.decode(torch.full((draws, 1), token), torch.arange(draws), g)
+        again = codec.encode(drawn)
+        assert (again.tokens == token).all()
+        values, place, counts = drawn.numeric[:, 0].unique(return_inverse=True, return_counts=True)
+        often = torch.isin(values, codec.frequent[0])
+        share = counts / draws
+        scored = torch.zeros_like(values).index_copy(0, place, again.log_volume[:, 0].exp())
+        error = (scored * (1 - scored) / draws).sqrt()
+        assert ((share - scored).abs() <= 5 * error)[often].all()
+        held = float(codec._within(torch.tensor([[token]]) - codec.slots[0].num_atoms, torch.tensor([0])).held)
+        assert float(share[often].sum()) == pytest.approx(held, abs=5 * math.sqrt(0.25 / draws) + 1e-3)
+
+
+@pytest.mark.parametrize("options", TIED)
+def test_frequent_values_gain_on_new_rows_and_a_new_value_keeps_a_probability(options: dict[str, str]) -> None:
+    codec, test = fitted(Column("k", "quantized", step=1.0), tied(), **options), batch_of(tied(seed=1))
+    frequent = codec.encode(test).log_volume.mean()
+    codec.frequent_share.zero_()
+    assert float(frequent - codec.encode(test).log_volume.mean()) > 2
+    only = fitted(Column("k", "quantized", step=1.0), np.repeat([3.0, 5e5, 9e5, 1e6], 50), num_bins=8, **options)
+    rows = only.encode(batch_of(np.array([4.0, 123_456.0, 999_999.0])))
+    assert (rows.log_volume > math.log(1e-6 / 201) - 1).all()
+
+
+def test_shares_of_frequent_values_are_those_of_largest_likelihood() -> None:
+    count, smooth = torch.tensor([9.0, 4.0, 30.0, 2.0]).double(), torch.tensor([0.2, 0.1, 0.01, 0.3]).double()
+    bins, rows = torch.tensor([0, 0, 1, 1]), torch.tensor([20.0, 33.0]).double()
+    share = bin_spikes.fit_shares(count, smooth, bins, rows).requires_grad_()
+    rest = 1 - torch.zeros(2, dtype=torch.float64).index_add(0, bins, share)
+    others = rows - torch.zeros(2, dtype=torch.float64).index_add(0, bins, count) + bin_spikes.NEW_ROWS
+    likelihood = (count * (share + rest[bins] * smooth).log()).sum() + (others * rest.log()).sum()
+    (slope,) = torch.autograd.grad(likelihood, share)
+    kept = share > 1e-6
+    assert kept.sum() >= 3
+    assert slope[kept].abs().max() < 1e-3
+    assert (slope[~kept] < 0).all(), "a value that the shape explains needs no share"
+
+
+@pytest.mark.parametrize("kind", ["continuous", "quantized", "tied", "mixed"])
 def test_a_table_in_units_1024_times_as_fine_has_the_same_symbols_bit_by_bit(kind: str) -> None:
-    x = np.round(skewed(400, 3) * 40) if kind == "quantized" else skewed(400, 3)
+    x = np.round(skewed(400, 3) * 40) if kind == "quantized" else tied(400) if kind == "tied" else skewed(400, 3)
     x[:100] = 0.0
+    kind = "quantized" if kind == "tied" else kind
 
     def made(factor: float) -> TokenCodec:
         extra: dict[str, object] = {"step": factor, "origin": factor} if kind == "quantized" else {}
