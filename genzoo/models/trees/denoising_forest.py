@@ -130,7 +130,7 @@ class DenoisingForest(LabelledForest):
         shared: bool = False,
         rotations: int = 0,
         shrink: bool = False,
-        scaler: Literal["auto", "standardise", "robust", "asinh", "quantile"] = "auto",
+        scaler: Literal["auto", "standardise", "robust", "asinh", "quantile", "cells"] = "auto",
         code: CodeChoice = "auto",
         label: str | None = None,
         classes: Classes = "input",
