@@ -35,6 +35,8 @@ LARGE = {
 }
 IN_TIME = ("beijing",)
 SPLITS = ("train", "val", "test")
+CHANGED, CHANGE = "2026-11-29", "[frequent values of a grid](../decisions/0004-frequent-values-of-a-fine-grid.md)"
+"""The day and the name of the last change that moves many numbers."""
 MINUTES = {"small": 0.25, "large": 1.0}
 """Training time of a model, if none is given."""
 
@@ -80,6 +82,7 @@ def record_of(table: str, command: str, seconds: float, report: dict[str, Any]) 
     counts = report["facts"]["splits"]
     return {
         "table": table,
+        "date": time.strftime("%Y-%m-%d"),
         "command": command,
         "minutes": round(seconds / 60),
         "rows": {split: counts[split] for split in SPLITS if split in counts},
@@ -127,6 +130,9 @@ def page(records: Sequence[Record]) -> str:
     missing = [table for table in (*LARGE, *SMALL) if table not in rows]
     if missing:
         parts.append(tidy(f"Not run yet: {', '.join(missing)}."))
+    early = [record["table"] for record in records if record["date"] < CHANGED]
+    if early:
+        parts.append(tidy(f"Run before models learned the {CHANGE}, from which most gain: {', '.join(early)}."))
     parts += [
         markdown_table(
             ["model", *rows],
@@ -149,7 +155,7 @@ def page(records: Sequence[Record]) -> str:
             f"## {record['table']}",
             tidy(f"Rows: {splits}{in_time}. {record['conclusion']}"),
             *(["\n".join(tidy(line, "  ") for line in failed)] if failed else []),
-            f"    {record['command']}    # {record['minutes']} minutes",
+            f"    {record['command']}    # {record['minutes']} minutes, {record['date']}",
         ]
     return "\n\n".join([*parts, f"Written by `benchmarks/results.py`, {time.strftime('%B %Y')}."]) + "\n"
 
