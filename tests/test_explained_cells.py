@@ -58,6 +58,8 @@ def test_an_impossible_cell_is_the_one_that_explains_its_row(model: str) -> None
     assert (np.isneginf(scored.by_column) == expected).all()
     assert "'age'" in unusual(scored)[1]
     assert "'city'" in unusual(scored)[2]
+    (alone,) = unusual(fitted.log_prob(rows[1:2]))
+    assert alone.startswith("lowest contributions: 'age' -inf")
 
 
 def test_columns_that_the_given_rows_lack_are_drawn() -> None:

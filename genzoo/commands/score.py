@@ -163,13 +163,17 @@ def unread(columns: Sequence[str], schema: Schema) -> list[str]:
 def unusual(scored: LogLikelihood, most: int = 3) -> list[str]:
     """The least likely rows, and in each the cell whose contribution is lowest among those of its column.
 
-    Ranks compare a density with a probability (an atom, a category) fairly, which nats do not.
+    Ranks compare a density with a probability (an atom, a category) fairly, which nats do not; of a single row, which has
+    no ranks, the lowest contributions are named.
     """
     import numpy as np
 
     cells = scored.by_column
-    if cells is None or len(cells) < 2:
+    if cells is None or not len(cells):
         return []
+    if len(cells) == 1:
+        lowest = [c for c in np.argsort(cells[0], kind="stable")[:most] if not np.isnan(cells[0, c])]
+        return ["lowest contributions: " + ", ".join(f"'{scored.columns[c]}' {cells[0, c]:.2f}" for c in lowest)]
     lines = []
     middle = np.nanmedian(np.where(np.isnan(cells).all(0), 0.0, cells), axis=0)
     for row in np.argsort(scored.values, kind="stable")[:most]:
