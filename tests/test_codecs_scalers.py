@@ -189,7 +189,7 @@ def test_a_value_on_a_declared_bound_has_a_finite_place_and_slope() -> None:
 
 def test_buffers_keep_their_shape_whatever_was_fitted() -> None:
     fresh = ColumnScaler(
-        NAMES, [c[1] for c in COLUMNS], [c[2] for c in COLUMNS], [c[3] for c in COLUMNS], [0.0] * 11, 64
+        NAMES, [c[1] for c in COLUMNS], [c[2] for c in COLUMNS], [c[3] for c in COLUMNS], [c[4] for c in COLUMNS], 64
     )
     fitted = _scaler()
     state = fitted.state_dict()
@@ -199,7 +199,7 @@ def test_buffers_keep_their_shape_whatever_was_fitted() -> None:
     assert all(v.dtype in (torch.float64, torch.int64) for v in state.values())
 
 
-@pytest.mark.parametrize("choice", ["auto", "standardise", "robust", "asinh", "quantile"])
+@pytest.mark.parametrize("choice", ["auto", "standardise", "robust", "asinh", "quantile", "cells"])
 @pytest.mark.parametrize("values", [[], [5.0], [0.0] * 50, [5.0] * 50, [0.1] * 99 + [7.0], [1e300, -1e300, 0.0, 1.0]])
 @pytest.mark.parametrize("step", [0.0, 0.5])
 def test_degenerate_columns_still_get_a_bijection(choice: str, values: list[float], step: float) -> None:

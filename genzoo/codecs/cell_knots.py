@@ -9,12 +9,14 @@ from genzoo.codecs.spikes import frequent_points
 
 FEWEST_CONTINUUM = 16
 """Knots that frequent cells leave to the values between them."""
+FARTHEST = 2.0**51
+"""Largest grid number whose cell has edges in float64."""
 NEW_ROWS = 1.0
 """Rows added between the frequent cells, in equal parts, so that a value that no training row holds stays possible."""
 
 
 def cell_knots(index: Tensor, num_knots: int, rows_per_knot: int) -> tuple[Tensor, Tensor] | None:
-    """Places and heights of the knots, or ``None`` where no cell is frequent.
+    """Places and heights of the knots, or ``None`` where no cell is frequent (or cells lie too far out).
 
     Both edges of each frequent cell (:func:`~genzoo.codecs.spikes.frequent_points`) are knots, of the height
     ``Phi^-1`` of the share of rows below them; so are edges at quantiles of the other values. A normal in the map's
@@ -30,7 +32,7 @@ def cell_knots(index: Tensor, num_knots: int, rows_per_knot: int) -> tuple[Tenso
         ``(k,)`` places in grid numbers, all half-way between two, and ``(k,)`` heights, both strictly increasing.
     """
     spikes = frequent_points(index, (num_knots - FEWEST_CONTINUUM) // 2).sort().values
-    if not len(spikes):
+    if not len(spikes) or float(index.abs().max()) > FARTHEST:
         return None
     edges = torch.unique(torch.cat([spikes - 0.5, spikes + 0.5]))
     others = index[~torch.isin(index, spikes)].sort().values

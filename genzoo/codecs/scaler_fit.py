@@ -13,6 +13,8 @@ from genzoo.codecs.cell_knots import cell_knots
 
 AFFINE, ASINH, QUANTILE = 0, 1, 2
 
+CELL_KNOTS = 2048
+"""Most knots of ``cells``: two for each frequent cell."""
 MIN_ROWS = 40
 """Fewer values than this get the affine map: curvature would be fitted to noise."""
 ASINH_GAIN = 0.02
@@ -67,7 +69,7 @@ def fit_column(
         w: ``(n,)`` float64 training values, unit-free.
         choice: ``auto``, ``standardise``, ``robust``, ``asinh``, ``quantile`` or ``cells`` (affine off a grid).
         step: Grid spacing in the unit of ``w``, 0 for a density.
-        num_knots: Most knots of a quantile map.
+        num_knots: Most knots of a quantile map (of ``cells``: :data:`CELL_KNOTS`).
         bent_tails: Beyond its knots a quantile map grows like asinh (log-normal-like tails), else linearly (normal
             tails; for values that are logarithms already).
         cells: ``auto`` may take ``cells``.
@@ -143,8 +145,8 @@ def _fit(w: Tensor, choice: str, step: float, num_knots: int, bent_tails: bool) 
         fits = [_fit_asinh(w, median, max(width * robust, floor)) for width in ASINH_WIDTHS]
         return max(fits, key=lambda fitted: _score(fitted, w))
     if choice in ("quantile", "cells"):
-        fit = _fit_quantile if choice == "quantile" else partial(_fit_cells, step=step)
-        fitted = fit(ordered, median, max(robust, floor), num_knots, bent_tails)
+        fit = partial(_fit_quantile, num_knots=num_knots) if choice == "quantile" else partial(_fit_cells, step=step)
+        fitted = fit(ordered, median, max(robust, floor), bent_tails=bent_tails)
         if fitted is not None:
             return fitted
     deviation = standard_deviation(w)
@@ -158,7 +160,9 @@ def _fit_asinh(w: Tensor, middle: float, spread: float) -> ScalerFit:
     return ScalerFit(ASINH, middle, spread, float(after.mean()), standard_deviation(after) or 1.0)
 
 
-def _fit_quantile(ordered: Tensor, middle: float, spread: float, num_knots: int, bent_tails: bool) -> ScalerFit | None:
+def _fit_quantile(
+    ordered: Tensor, middle: float, spread: float, *, num_knots: int, bent_tails: bool
+) -> ScalerFit | None:
     """Knots at distinct training values, heights from mid-ranks; ``None`` if there are not two of them."""
     count = min(num_knots, len(ordered) // ROWS_PER_KNOT)
     if count < 2 or spread <= 0:
@@ -187,14 +191,12 @@ def _fit_quantile(ordered: Tensor, middle: float, spread: float, num_knots: int,
     )
 
 
-def _fit_cells(
-    ordered: Tensor, middle: float, spread: float, num_knots: int, bent_tails: bool, step: float
-) -> ScalerFit | None:
+def _fit_cells(ordered: Tensor, middle: float, spread: float, *, bent_tails: bool, step: float) -> ScalerFit | None:
     """A quantile map with knots at the edges of frequent cells; ``None`` where no cell is frequent."""
     if step <= 0 or spread <= 0:
         return None
     index = ((ordered - ordered[0]) / step).round()
-    found = cell_knots(index, num_knots, ROWS_PER_KNOT)
+    found = cell_knots(index, CELL_KNOTS, ROWS_PER_KNOT)
     if found is None:
         return None
     places, heights = found

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from genzoo.codecs.scaler_fit import AFFINE, ASINH, QUANTILE, ScalerFit, fit_column
+from genzoo.codecs.scaler_fit import AFFINE, ASINH, CELL_KNOTS, QUANTILE, ScalerFit, fit_column
 from genzoo.errors import SchemaError
 
 FREE, ABOVE, BELOW, BETWEEN = 0, 1, 2, 3
@@ -40,8 +40,8 @@ class ColumnScaler(nn.Module):
         lower: Declared lower bound of a column's support, ``None`` without; give it for columns with a density only.
         upper: Likewise, upper bound.
         steps: Grid spacing of a quantized column, else 0: scales do not become finer than half of it.
-        cells: ``auto`` may take ``cells`` on a grid: for models that give frequent cells no probability of their own.
         num_knots: Most knots of a quantile map. More follow the data closer, and carry more of their noise.
+        cells: ``auto`` may take ``cells`` on a grid: for models that give frequent cells no probability of their own.
 
     Raises:
         SchemaError: ``log`` or ``logit`` for a column without the bounds it needs, or an unknown name.
@@ -95,8 +95,10 @@ class ColumnScaler(nn.Module):
         self.register_buffer("highest", highest, persistent=False)
         bent_tails = torch.tensor([support == FREE for support in self.support], dtype=torch.bool)
         self.register_buffer("bent_tails", bent_tails, persistent=False)
-        self.register_buffer("knot_v", torch.full((count, num_knots), torch.inf, dtype=torch.float64))
-        self.register_buffer("knot_z", torch.full((count, num_knots), torch.inf, dtype=torch.float64))
+        wide = any(steps) and (cells or "cells" in self.choices)
+        most = max(num_knots, CELL_KNOTS) if wide else num_knots
+        self.register_buffer("knot_v", torch.full((count, most), torch.inf, dtype=torch.float64))
+        self.register_buffer("knot_z", torch.full((count, most), torch.inf, dtype=torch.float64))
         self.register_buffer("knot_count", torch.zeros(count, dtype=torch.int64))
         self.register_buffer("family", torch.zeros(count, dtype=torch.int64))
         self._families: tuple[int, ...] = (AFFINE,) * count

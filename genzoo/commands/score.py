@@ -163,8 +163,8 @@ def unread(columns: Sequence[str], schema: Schema) -> list[str]:
 def unusual(scored: LogLikelihood, most: int = 3) -> list[str]:
     """The least likely rows, and in each the cell whose contribution is lowest among those of its column.
 
-    Ranks compare a density with a probability (an atom, a category) fairly, which nats do not; of a single row, which has
-    no ranks, the lowest contributions are named.
+    Ranks compare a density with a probability (an atom, a category) fairly, which nats do not; of a single row, which
+    has no ranks, the lowest contributions are named.
     """
     import numpy as np
 

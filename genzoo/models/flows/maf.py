@@ -75,7 +75,7 @@ class MAF(DensityModel):
         **training: Any,
     ) -> None:
         super().__init__(schema, **training)
-        self.codec = VectorCodec(self.schema, scaler=scaler, num_spikes=num_spikes)
+        self.codec = VectorCodec(self.schema, scaler=scaler, num_spikes=num_spikes, widen_cells=True)
         dropout = default_dropout(self.schema) if dropout is None else dropout
         self.particles = particles
         self.rows = TypedRows(

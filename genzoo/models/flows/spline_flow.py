@@ -106,7 +106,7 @@ class SplineFlow(DensityModel):
             raise ValueError(f"transform must be 'autoregressive' or 'coupling', got '{transform}'")
         # A surjection would give every unused place of a spike a share of R^D: it spreads grids inside their cells.
         spikes = num_spikes if transform == "autoregressive" else 0
-        self.codec = VectorCodec(self.schema, scaler=scaler, num_spikes=spikes, widen_cells=not spikes)
+        self.codec = VectorCodec(self.schema, scaler=scaler, num_spikes=spikes, widen_cells=True)
         element = Elementwise("spline", bins, bound)
         dropout = default_dropout(self.schema) if dropout is None else dropout
         sizes: dict[str, Any] = {
