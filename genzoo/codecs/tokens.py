@@ -23,7 +23,7 @@ MASKED = -1
 """What stands in place of a symbol that is not known: a hole, or a cell that is masked."""
 TINY_WIDTH = 1e-300
 MAX_STEPS = 64
-MOST_FREQUENT = 256
+MOST_FREQUENT = 1024
 """Most values of a column on a grid that get a probability of their own inside their bins."""
 
 

@@ -62,7 +62,7 @@ class Independent(DensityModel):
     category_log_prob: Tensor
 
     def __init__(
-        self, schema: dict[str, Any], num_knots: int = 512, num_spikes: int = 512, *, draws: int = 1, seed: int = 0
+        self, schema: dict[str, Any], num_knots: int = 512, num_spikes: int = 1024, *, draws: int = 1, seed: int = 0
     ) -> None:
         super().__init__(schema, draws=draws, seed=seed)
         if num_knots < 64:

@@ -30,7 +30,7 @@ from genzoo.trees.hierarchy import Hierarchy, Ints, balanced, huffman
 from genzoo.trees.store import CUT_SHORT, array_bytes
 
 NUM_KNOTS = 512
-NUM_SPIKES = 512
+NUM_SPIKES = 1024
 LEAST_BINS = 4
 ROWS_PER_BIN = 20
 """Fewer bins than asked for on small tables: a bin of a few rows follows their noise."""
