@@ -84,19 +84,3 @@ def test_frequent_values_are_saved_with_the_codec() -> None:
     fresh = VectorCodec(made.schema, num_spikes=4)
     fresh.load_state_dict(made.state_dict())
     assert torch.equal(fresh.encode(batch).category, made.encode(batch).category)
-
-
-def test_the_scale_is_that_of_the_rows_between_frequent_values_where_there_are_enough() -> None:
-    rng = np.random.default_rng(2)
-
-    def places(share: float, x: list[float]) -> list[float]:
-        smooth = np.round(1000 + 10 * rng.normal(size=2000))
-        values = np.where(rng.random(2000) < share, rng.choice([0.0, 9_000.0], 2000), smooth)
-        made = VectorCodec(Schema((Column("x", "quantized", step=1.0),)), "standardise", num_spikes=4)
-        made.fit(TableBatch(torch.as_tensor(values)[:, None], torch.zeros(2000, 0).long(), torch.arange(2000)))
-        return made.scaler(torch.tensor(x, dtype=torch.float64)[:, None])[0][:, 0].tolist()
-
-    middle, above = places(0.5, [1000.0, 1010.0])
-    assert abs(middle) < 0.2
-    assert 0.9 < above < 1.2
-    assert max(map(abs, places(1.0, [0.0, 4_000.0, 9_000.0]))) < 2  # hardly a row between: the scale of them all

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from genzoo.codecs.base import CategorySlot, Cells, Codec, NumberSlot
 from genzoo.codecs.column_plan import choices, grid_ends, offsets, pool, scaler_of
-from genzoo.codecs.scaler_fit import MIN_ROWS
 from genzoo.codecs.scalers import Columns
 from genzoo.codecs.spikes import frequent_points
 from genzoo.tables.batch import HOLE, TableBatch
@@ -71,8 +70,8 @@ class VectorCodec(Codec):
         num_spikes: Most values of a quantized column that become atoms beside the schema's, because training rows hold
             them more often than their neighbours on the grid (:func:`~genzoo.codecs.spikes.frequent_points`). The
             measure does not change: an atom on a grid is a cell. Unused places stay NaN, see ``possible``.
-        widen_cells: ``auto`` may take ``cells`` for quantized columns, which widens the frequent cells that are not
-            atoms: for models that know a number by its place on the scale alone.
+        widen_cells: ``auto`` may take ``cells`` for quantized columns, which widens frequent cells: for models that
+            know a number by its place on the scale alone.
 
     Shapes: ``encode`` takes a batch of raw rows; fields of the result are ``(batch, num_numbers)``,
     ``(batch, num_category_slots)``, ``(batch, num_context)`` and ``(batch, num_scored)``.
@@ -197,12 +196,8 @@ class VectorCodec(Codec):
     def _fit(self, batch: TableBatch) -> None:
         centre, atom, hole = self._read(batch)
         good = ~hole & (atom < 0) & ~self._beyond(centre)
-        scaled = good & ~self._fit_spikes(centre, good) if self.num_spikes else good
         self.scaler.fit(
-            [
-                pool(centre[:, slots], (scaled if int(scaled[:, slots].sum()) >= MIN_ROWS else good)[:, slots])
-                for slots in self._slots_of(self.slot_column, len(self._scored))
-            ]
+            [pool(centre[:, slots], good[:, slots]) for slots in self._slots_of(self.slot_column, len(self._scored))]
         )
         given = batch.numeric.to(torch.float64)[:, self.context_source]
         self.context_scaler.fit(
@@ -212,19 +207,18 @@ class VectorCodec(Codec):
             ]
         )
 
-    def _fit_spikes(self, centre: Tensor, good: Tensor) -> Tensor:
-        """Chooses the frequent values, and says which cells hold one."""
-        held = torch.zeros_like(good)
+        if self.num_spikes:
+            self._fit_spikes(centre, good)
+
+    def _fit_spikes(self, centre: Tensor, good: Tensor) -> None:
         for slots in self._slots_of(self.slot_column, len(self._scored)):
             if not len(slots) or not bool(self.quantized[slots[0]]):
                 continue
-            index = self._index(centre[:, slots], slots)
-            spikes = frequent_points(index[good[:, slots]].cpu(), self.num_spikes).to(centre)
-            held[:, slots] = torch.isin(index, spikes)
+            index = self._index(centre[:, slots], slots)[good[:, slots]]
+            spikes = frequent_points(index.cpu(), self.num_spikes).to(centre)
             for slot in slots.tolist():
                 place = slice(int(self.declared_atoms[slot]), int(self.declared_atoms[slot]) + len(spikes))
                 self.atoms[slot, place] = self.origin[slot] + spikes * self.step[slot]
-        return held
 
     def possible(self) -> Tensor:
         """``(total of num_categories,)`` bool: values of all category slots that can occur.
