@@ -321,6 +321,31 @@ def test_knots_at_cells_ascend_and_stay_within_their_number(runs: list[tuple[int
         assert torch.isfinite(log_slope).all()
 
 
+@pytest.mark.parametrize("power", [20, 30, 40, 43, 45, 50])
+def test_cells_between_frequent_ones_keep_edges_apart_however_fine_the_grid(power: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    few = torch.randint(0, 2**power, (15,), generator=g).double()
+    x = few[torch.randint(0, 15, (20_000,), generator=g)]
+    scaler = ColumnScaler(["x"], ["auto"], [None], [None], [1.0], cells=True)
+    scaler.fit([x])
+    assert scaler.describe()["x"] == ("quantile" if power <= 43 else "affine")
+    new = torch.randint(int(few.min()), int(few.max()), (5_000, 1), generator=g).double()
+    lower, upper = (scaler(new + side)[0] for side in (-0.5, 0.5))
+    z_lower, z_upper = ((edge - 0.3) / 1.7 for edge in (lower, upper))  # as a layer of a flow would move them
+    assert (z_upper > z_lower).all()
+    if power <= 43:
+        assert float((upper - lower).min()) > 2.0**-45
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_the_choice_does_not_hang_on_a_period_of_the_rows(shuffled: bool) -> None:
+    g = torch.Generator().manual_seed(0)
+    quarter = torch.stack([1000 * k + 37 * torch.randint(0, 10, (300,), generator=g) for k in range(4)], 1).double()
+    x = quarter.flatten()
+    x = x[torch.randperm(len(x), generator=g)] if shuffled else x
+    assert fit_column(x, "auto", 1.0, 256, cells=True).family == QUANTILE
+
+
 def test_auto_takes_cells_where_they_were_asked_for_and_values_are_tied_on_a_grid() -> None:
     def chosen(x: Tensor, step: float, cells: bool) -> int:
         return fit_column(x, "auto", step, 256, cells=cells).family

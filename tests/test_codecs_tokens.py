@@ -133,6 +133,15 @@ def test_frequent_values_are_drawn_as_often_as_they_are_scored(options: dict[str
         assert float(share[often].sum()) == pytest.approx(held, abs=5 * math.sqrt(0.25 / draws) + 1e-3)
 
 
+@pytest.mark.parametrize("offset", [0.0, 2.0**40, 2.0**50])
+def test_draws_of_a_tail_stay_in_it_far_from_zero(offset: float) -> None:
+    x = offset + np.random.default_rng(0).poisson(40, 500).astype(float)
+    codec = fitted(Column("k", "quantized", step=1.0), x, num_bins=8)
+    for token in (0, int(codec.used[0]) - 1):
+        drawn = codec.decode(torch.full((50_000, 1), token), torch.arange(50_000), torch.Generator().manual_seed(1))
+        assert (codec.encode(drawn).tokens == token).all()
+
+
 @pytest.mark.parametrize("options", TIED)
 def test_frequent_values_gain_on_new_rows_and_a_new_value_keeps_a_probability(options: dict[str, str]) -> None:
     codec, test = fitted(Column("k", "quantized", step=1.0), tied(), **options), batch_of(tied(seed=1))

@@ -382,7 +382,7 @@ def test_a_table_in_other_units_has_the_same_cells(scaler: str) -> None:
 
 def test_a_block_shares_one_scale_among_its_cells() -> None:
     schema = Schema((Column("image", "continuous", shape=(2, 2)), Column("label", "binary", categories=("0", "1"))))
-    codec = VectorCodec(schema)
+    codec = VectorCodec(schema, "standardise")
     x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x[:, 3] = 0.0
     codec.fit(_batch(x, [[0]] * 50))

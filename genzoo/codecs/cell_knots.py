@@ -9,14 +9,16 @@ from genzoo.codecs.spikes import frequent_points
 
 FEWEST_CONTINUUM = 16
 """Knots that frequent cells leave to the values between them."""
-FARTHEST = 2.0**51
-"""Largest grid number whose cell has edges in float64."""
+LEAST_SHARE = 2.0**-46
+"""Share of a cell between the knots, so that float64 tells its edges apart behind the map, and behind a model's own."""
+MOST_LEAST = 0.125
+"""Most that these shares may take from the others together; where they would take more, cells are too many."""
 NEW_ROWS = 1.0
 """Rows added between the frequent cells, in equal parts, so that a value that no training row holds stays possible."""
 
 
 def cell_knots(index: Tensor, num_knots: int, rows_per_knot: int) -> tuple[Tensor, Tensor] | None:
-    """Places and heights of the knots, or ``None`` where no cell is frequent (or cells lie too far out).
+    """Places and heights of the knots, or ``None`` where no cell is frequent, or cells are too many.
 
     Both edges of each frequent cell (:func:`~genzoo.codecs.spikes.frequent_points`) are knots, of the height
     ``Phi^-1`` of the share of rows below them; so are edges at quantiles of the other values. A normal in the map's
@@ -31,8 +33,8 @@ def cell_knots(index: Tensor, num_knots: int, rows_per_knot: int) -> tuple[Tenso
     Returns:
         ``(k,)`` places in grid numbers, all half-way between two, and ``(k,)`` heights, both strictly increasing.
     """
-    spikes = frequent_points(index, (num_knots - FEWEST_CONTINUUM) // 2).sort().values
-    if not len(spikes) or float(index.abs().max()) > FARTHEST:
+    spikes = frequent_points(index, max((num_knots - FEWEST_CONTINUUM) // 2, 0)).sort().values
+    if not len(spikes) or float(index.max() - index.min() + 1) * LEAST_SHARE > MOST_LEAST:
         return None
     edges = torch.unique(torch.cat([spikes - 0.5, spikes + 0.5]))
     others = index[~torch.isin(index, spikes)].sort().values
@@ -48,6 +50,8 @@ def cell_knots(index: Tensor, num_knots: int, rows_per_knot: int) -> tuple[Tenso
     right = torch.searchsorted(edges, places).clamp(1, len(edges) - 1)
     along = ((places - edges[right - 1]) / (edges[right] - edges[right - 1])).clamp(0, 1)
     new = at_edges[right - 1] + along * (at_edges[right] - at_edges[right - 1])
-    rows = below + NEW_ROWS / parts * new
-    apart = torch.cat([rows.diff() > 0, torch.ones(1, dtype=torch.bool)])  # no row between a knot and the first cell
-    return places[apart], torch.special.ndtri(rows[apart] / (len(index) + NEW_ROWS))
+    share = (below + NEW_ROWS / parts * new) / (len(index) + NEW_ROWS)
+    share = (share + LEAST_SHARE * (places - places[0])) / (1 + LEAST_SHARE * (places[-1] - places[0]))
+    heights = torch.special.ndtri(share)
+    apart = torch.cat([below.diff() + new.diff() > 0, torch.ones(1, dtype=torch.bool)])  # else no row is between them
+    return places[apart], heights[apart]

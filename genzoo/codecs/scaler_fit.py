@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -10,11 +9,14 @@ import torch
 from torch import Tensor
 
 from genzoo.codecs.cell_knots import cell_knots
+from genzoo.likelihood.normal_cells import log_normal_cell
 
 AFFINE, ASINH, QUANTILE = 0, 1, 2
 
 CELL_KNOTS = 2048
 """Most knots of ``cells``: two for each frequent cell."""
+LEAST_SCORE = -1e4
+"""Fewest nats that a value far out counts when scales are compared."""
 MIN_ROWS = 40
 """Fewer values than this get the affine map: curvature would be fitted to noise."""
 ASINH_GAIN = 0.02
@@ -60,7 +62,7 @@ def fit_column(
 ) -> ScalerFit:
     """Fits the named map, or for ``auto`` the best of three.
 
-    ``auto`` compares the log-likelihood that a standard normal in ``z`` gives to every fourth value, fitted on the
+    ``auto`` compares the log-likelihood that a standard normal in ``z`` gives to a fourth of the values, fitted on the
     others: affine unless asinh wins :data:`ASINH_GAIN` nats, and a quantile map where half of the values crowd into a
     sliver of the range and it wins :data:`QUANTILE_GAIN` nats more. On a grid, and if asked for, it also compares the
     log-probabilities of cells: ``cells``, a quantile map that widens frequent cells, where it wins as much.
@@ -240,7 +242,8 @@ def _score(fitted: ScalerFit, w: Tensor) -> float:
 def _choose(w: Tensor, step: float, num_knots: int, bent_tails: bool, cells: bool) -> str:
     if len(w) < MIN_ROWS:
         return "standardise"
-    held = torch.arange(len(w)) % 4 == 0
+    # at random, so that no period of the rows (quarters, cells of a block) decides which values are held out
+    held = torch.randperm(len(w), generator=torch.Generator().manual_seed(0)) % 4 == 0
     train, test = w[~held], w[held]
     # asinh of a logarithm has tails without any moment in the column's unit: a user may ask for it, `auto` does not
     choices = ("standardise", "asinh", "quantile") if bent_tails else ("standardise", "quantile")
@@ -252,22 +255,16 @@ def _choose(w: Tensor, step: float, num_knots: int, bent_tails: bool, cells: boo
         best = "quantile" if peaked else best
     if cells and step > 0:
         fitted = _fit(train, "cells", step, num_knots, bent_tails)
-        if fitted.family == QUANTILE and _cell_score(fitted, test, step) > (
-            _cell_score(fits[best], test, step) + QUANTILE_GAIN
-        ):
-            return "cells"
+        gain = _cell_score(fitted, test, step) - _cell_score(fits[best], test, step)
+        if gain > QUANTILE_GAIN and _fit(w, "cells", step, num_knots, bent_tails).family == QUANTILE:
+            best = "cells"
     return best
 
 
 def _cell_score(fitted: ScalerFit, w: Tensor, step: float) -> float:
     """Mean log-probability that a standard normal in ``z`` gives to the cells of values on a grid, nats per value."""
     lower, upper = (apply(fitted, w + side * step / 2)[0] for side in (-1, 1))
-    flip = lower > 0  # on the side where the tail is small, so that nothing cancels
-    low, high = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
-    mass = torch.special.ndtr(high) - torch.special.ndtr(low)
-    density = apply(fitted, w)
-    thin = density[1] - density[0].square() / 2 - 0.5 * math.log(2 * math.pi) + math.log(step)
-    return float(torch.where(high - low < 1e-4, thin, mass.log().clamp(min=-1e4)).mean())
+    return float(log_normal_cell(lower, upper).clamp(min=LEAST_SCORE).mean())
 
 
 def _peakedness(z: Tensor, on_grid: bool) -> float:

@@ -562,7 +562,7 @@ class TokenCodec(Codec):
         side = upper.to(torch.int64)
         distance = bin_tails.quantile(level, self.tail_scale[column, side], self.tail_shape[column, side])
         u = torch.where(closed, inside, torch.where(upper, low + distance, high - distance))
-        grid = torch.where(closed, torch.minimum(torch.maximum(u.round(), low + 0.5), high - 0.5), u.round())
+        grid = torch.minimum(torch.maximum(u.round(), low + 0.5), high - 0.5)
         if self.uniform and self._atoms.shape[1]:
             grid = torch.where(closed, self._past_atoms(low, high, level, column), grid)
         return torch.where(self._grid[column], grid, u)
