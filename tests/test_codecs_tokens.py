@@ -133,7 +133,7 @@ def test_frequent_values_are_drawn_as_often_as_they_are_scored(options: dict[str
         assert float(share[often].sum()) == pytest.approx(held, abs=5 * math.sqrt(0.25 / draws) + 1e-3)
 
 
-@pytest.mark.parametrize("offset", [0.0, 2.0**40, 2.0**50])
+@pytest.mark.parametrize("offset", [0.0, 1.0, 2.0**50, 2.0**50 + 1])
 def test_draws_of_a_tail_stay_in_it_far_from_zero(offset: float) -> None:
     x = offset + np.random.default_rng(0).poisson(40, 500).astype(float)
     codec = fitted(Column("k", "quantized", step=1.0), x, num_bins=8)
