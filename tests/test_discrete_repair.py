@@ -30,7 +30,7 @@ def agreeing(num_rows: int, seed: int = 0) -> pd.DataFrame:
 @functools.cache
 def fitted() -> GIDD:
     model = genzoo.fit(
-        agreeing(600), model="gidd", uniform_share=0.2, num_bins=8, width=32, max_epochs=25, lr=1e-2, patience=0
+        agreeing(1500), model="gidd", uniform_share=0.2, num_bins=8, width=32, max_epochs=40, lr=1e-2, patience=0
     )
     assert isinstance(model, GIDD)
     return model
