@@ -56,8 +56,8 @@ class Within:
         self.held = (self.before.gather(1, self.last) - self.before.gather(1, self.first)).T
         """``(batch, columns)`` sum of the shares in the bin, below one."""
 
-    def _place(self, x: Tensor, right: bool = False) -> Tensor:
-        return torch.searchsorted(self.points, x.T.contiguous(), right=right)
+    def _place(self, x: Tensor) -> Tensor:
+        return torch.searchsorted(self.points, x.T.contiguous())
 
     def log_probability(self, u: Tensor, smooth: Tensor) -> Tensor:
         """Log-probability of points ``u`` given their bins, ``(batch, columns)``, from that under the shape."""

@@ -337,8 +337,8 @@ class TokenCodec(Codec):
             return
         smooth = self._log_smooth(points[:, None], bins, column)[:, 0].exp()
         held, place = torch.unique(bins[:, 0], return_inverse=True)
-        every = self._bin(x[:, None], column)[:, 0]
-        rows = torch.stack([(every == one).sum() for one in held]).to(x)
+        every, counts = torch.unique(self._bin(x[:, None], column)[:, 0], return_counts=True)
+        rows = counts[torch.searchsorted(every, held)].to(x)
         ordered = x.sort().values
         count = (torch.searchsorted(ordered, points, right=True) - torch.searchsorted(ordered, points)).to(x)
         self.frequent[index, : len(points)] = points
