@@ -7,8 +7,8 @@ from torch import Tensor
 
 from genzoo.codecs.spikes import frequent_points
 
-FEWEST_CONTINUUM = 16
-"""Knots that frequent cells leave to the values between them."""
+MOST_CELLS = 1024
+"""Most frequent cells."""
 LEAST_SHARE = 2.0**-46
 """Share of a cell between the knots, so that float64 tells its edges apart behind the map, and behind a model's own."""
 MOST_LEAST = 0.125
@@ -17,7 +17,7 @@ NEW_ROWS = 1.0
 """Rows added between the frequent cells, in equal parts, so that a value that no training row holds stays possible."""
 
 
-def cell_knots(index: Tensor, num_knots: int, rows_per_knot: int) -> tuple[Tensor, Tensor] | None:
+def cell_knots(index: Tensor, num_between: int, rows_per_knot: int) -> tuple[Tensor, Tensor] | None:
     """Places and heights of the knots, or ``None`` where no cell is frequent, or cells are too many.
 
     Both edges of each frequent cell (:func:`~genzoo.codecs.spikes.frequent_points`) are knots, of the height
@@ -27,18 +27,18 @@ def cell_knots(index: Tensor, num_knots: int, rows_per_knot: int) -> tuple[Tenso
 
     Args:
         index: ``(rows,)`` whole grid numbers of the training rows, float64, any order.
-        num_knots: Most knots.
-        rows_per_knot: Fewest rows for each knot between the frequent cells.
+        num_between: Most knots between the frequent cells.
+        rows_per_knot: Fewest rows for each of them.
 
     Returns:
         ``(k,)`` places in grid numbers, all half-way between two, and ``(k,)`` heights, both strictly increasing.
     """
-    spikes = frequent_points(index, max((num_knots - FEWEST_CONTINUUM) // 2, 0)).sort().values
+    spikes = frequent_points(index, MOST_CELLS).sort().values
     if not len(spikes) or float(index.max() - index.min() + 1) * LEAST_SHARE > MOST_LEAST:
         return None
     edges = torch.unique(torch.cat([spikes - 0.5, spikes + 0.5]))
     others = index[~torch.isin(index, spikes)].sort().values
-    count = min(num_knots - len(edges), len(others) // rows_per_knot)
+    count = min(num_between, len(others) // rows_per_knot)
     position = ((torch.arange(count, dtype=torch.float64) + 0.5) / max(count, 1) * len(others)).long()
     places = torch.unique(torch.cat([edges, others[position] + 0.5]))
     below = torch.searchsorted(index.sort().values, places).double()

@@ -13,8 +13,6 @@ from genzoo.likelihood.normal_cells import log_normal_cell
 
 AFFINE, ASINH, QUANTILE = 0, 1, 2
 
-CELL_KNOTS = 2048
-"""Most knots of ``cells``: two for each frequent cell."""
 LEAST_SCORE = -1e4
 """Fewest nats that a value far out counts when scales are compared."""
 MIN_ROWS = 40
@@ -65,13 +63,13 @@ def fit_column(
     ``auto`` compares the log-likelihood that a standard normal in ``z`` gives to a fourth of the values, fitted on the
     others: affine unless asinh wins :data:`ASINH_GAIN` nats, and a quantile map where half of the values crowd into a
     sliver of the range and it wins :data:`QUANTILE_GAIN` nats more. On a grid, and if asked for, it also compares the
-    log-probabilities of cells: ``cells``, a quantile map that widens frequent cells, where it wins as much.
+    log-probabilities of cells: ``cells``, a quantile map that widens frequent cells, where that wins as much.
 
     Args:
         w: ``(n,)`` float64 training values, unit-free.
         choice: ``auto``, ``standardise``, ``robust``, ``asinh``, ``quantile`` or ``cells`` (affine off a grid).
         step: Grid spacing in the unit of ``w``, 0 for a density.
-        num_knots: Most knots of a quantile map (of ``cells``: :data:`CELL_KNOTS`).
+        num_knots: Most knots of a quantile map; of ``cells`` between the frequent cells.
         bent_tails: Beyond its knots a quantile map grows like asinh (log-normal-like tails), else linearly (normal
             tails; for values that are logarithms already).
         cells: ``auto`` may take ``cells``.
@@ -147,8 +145,8 @@ def _fit(w: Tensor, choice: str, step: float, num_knots: int, bent_tails: bool) 
         fits = [_fit_asinh(w, median, max(width * robust, floor)) for width in ASINH_WIDTHS]
         return max(fits, key=lambda fitted: _score(fitted, w))
     if choice in ("quantile", "cells"):
-        fit = partial(_fit_quantile, num_knots=num_knots) if choice == "quantile" else partial(_fit_cells, step=step)
-        fitted = fit(ordered, median, max(robust, floor), bent_tails=bent_tails)
+        fit = _fit_quantile if choice == "quantile" else partial(_fit_cells, step=step)
+        fitted = fit(ordered, median, max(robust, floor), num_knots, bent_tails)
         if fitted is not None:
             return fitted
     deviation = standard_deviation(w)
@@ -162,9 +160,7 @@ def _fit_asinh(w: Tensor, middle: float, spread: float) -> ScalerFit:
     return ScalerFit(ASINH, middle, spread, float(after.mean()), standard_deviation(after) or 1.0)
 
 
-def _fit_quantile(
-    ordered: Tensor, middle: float, spread: float, *, num_knots: int, bent_tails: bool
-) -> ScalerFit | None:
+def _fit_quantile(ordered: Tensor, middle: float, spread: float, num_knots: int, bent_tails: bool) -> ScalerFit | None:
     """Knots at distinct training values, heights from mid-ranks; ``None`` if there are not two of them."""
     count = min(num_knots, len(ordered) // ROWS_PER_KNOT)
     if count < 2 or spread <= 0:
@@ -193,12 +189,14 @@ def _fit_quantile(
     )
 
 
-def _fit_cells(ordered: Tensor, middle: float, spread: float, *, bent_tails: bool, step: float) -> ScalerFit | None:
+def _fit_cells(
+    ordered: Tensor, middle: float, spread: float, num_knots: int, bent_tails: bool, step: float
+) -> ScalerFit | None:
     """A quantile map with knots at the edges of frequent cells; ``None`` where no cell is frequent."""
     if step <= 0 or spread <= 0:
         return None
     index = ((ordered - ordered[0]) / step).round()
-    found = cell_knots(index, CELL_KNOTS, ROWS_PER_KNOT)
+    found = cell_knots(index, num_knots, ROWS_PER_KNOT)
     if found is None:
         return None
     places, heights = found
@@ -255,7 +253,8 @@ def _choose(w: Tensor, step: float, num_knots: int, bent_tails: bool, cells: boo
         best = "quantile" if peaked else best
     if cells and step > 0:
         fitted = _fit(train, "cells", step, num_knots, bent_tails)
-        gain = _cell_score(fitted, test, step) - _cell_score(fits[best], test, step)
+        # against a quantile map too, so that it is the frequent cells that gain
+        gain = _cell_score(fitted, test, step) - max(_cell_score(fits[c], test, step) for c in (best, "quantile"))
         if gain > QUANTILE_GAIN and _fit(w, "cells", step, num_knots, bent_tails).family == QUANTILE:
             best = "cells"
     return best

@@ -21,7 +21,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from genzoo.codecs.scaler_fit import AFFINE, ASINH, CELL_KNOTS, QUANTILE, ScalerFit, fit_column
+from genzoo.codecs.cell_knots import MOST_CELLS
+from genzoo.codecs.scaler_fit import AFFINE, ASINH, QUANTILE, ScalerFit, fit_column
 from genzoo.errors import SchemaError
 
 FREE, ABOVE, BELOW, BETWEEN = 0, 1, 2, 3
@@ -96,7 +97,7 @@ class ColumnScaler(nn.Module):
         bent_tails = torch.tensor([support == FREE for support in self.support], dtype=torch.bool)
         self.register_buffer("bent_tails", bent_tails, persistent=False)
         wide = any(steps) and (cells or "cells" in self.choices)
-        most = max(num_knots, CELL_KNOTS) if wide else num_knots
+        most = num_knots + 2 * MOST_CELLS * wide
         self.register_buffer("knot_v", torch.full((count, most), torch.inf, dtype=torch.float64))
         self.register_buffer("knot_z", torch.full((count, most), torch.inf, dtype=torch.float64))
         self.register_buffer("knot_count", torch.zeros(count, dtype=torch.int64))
