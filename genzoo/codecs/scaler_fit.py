@@ -63,7 +63,8 @@ def fit_column(
     ``auto`` compares the log-likelihood that a standard normal in ``z`` gives to a fourth of the values, fitted on the
     others: affine unless asinh wins :data:`ASINH_GAIN` nats, and a quantile map where half of the values crowd into a
     sliver of the range and it wins :data:`QUANTILE_GAIN` nats more. On a grid, and if asked for, it also compares the
-    log-probabilities of cells: ``cells``, a quantile map that widens frequent cells, where that wins as much.
+    log-probabilities of cells: ``cells``, a quantile map that widens frequent cells, where that wins as much; a map that follows the
+    other values closely is welcome then, peaked or not.
 
     Args:
         w: ``(n,)`` float64 training values, unit-free.
@@ -253,8 +254,7 @@ def _choose(w: Tensor, step: float, num_knots: int, bent_tails: bool, cells: boo
         best = "quantile" if peaked else best
     if cells and step > 0:
         fitted = _fit(train, "cells", step, num_knots, bent_tails)
-        # against a quantile map too, so that it is the frequent cells that gain
-        gain = _cell_score(fitted, test, step) - max(_cell_score(fits[c], test, step) for c in (best, "quantile"))
+        gain = _cell_score(fitted, test, step) - _cell_score(fits[best], test, step)
         if gain > QUANTILE_GAIN and _fit(w, "cells", step, num_knots, bent_tails).family == QUANTILE:
             best = "cells"
     return best
