@@ -63,8 +63,8 @@ def fit_column(
     ``auto`` compares the log-likelihood that a standard normal in ``z`` gives to a fourth of the values, fitted on the
     others: affine unless asinh wins :data:`ASINH_GAIN` nats, and a quantile map where half of the values crowd into a
     sliver of the range and it wins :data:`QUANTILE_GAIN` nats more. On a grid, and if asked for, it also compares the
-    log-probabilities of cells: ``cells``, a quantile map that widens frequent cells, where that wins as much; a map that follows the
-    other values closely is welcome then, peaked or not.
+    log-probabilities of cells: ``cells``, a quantile map that widens frequent cells, where that wins as much,
+    however smooth the other values are.
 
     Args:
         w: ``(n,)`` float64 training values, unit-free.
