@@ -59,7 +59,9 @@ def test_an_impossible_cell_is_the_one_that_explains_its_row(model: str) -> None
     assert "'age'" in unusual(scored)[1]
     assert "'city'" in unusual(scored)[2]
     (alone,) = unusual(fitted.log_prob(rows[1:2]))
-    assert alone.startswith("lowest contributions: 'age' -inf")
+    assert alone.startswith("lowest contributions (nats; a finer grid has lower ones): 'age' -inf")
+    without = dataclasses.replace(scored, by_column=np.full((3, 3), np.nan))  # rows without an observed cell
+    assert unusual(without) == []
 
 
 def test_columns_that_the_given_rows_lack_are_drawn() -> None:
@@ -71,6 +73,15 @@ def test_columns_that_the_given_rows_lack_are_drawn() -> None:
     numbers = genzoo.fit(frame, model="independent", schema=schema(frame, x={"missing": "value"}))
     with pytest.raises(CapabilityError, match="lack column 'x'"):
         numbers.sample(5, given=given)
+
+
+def test_completed_rows_keep_the_index_of_their_frame() -> None:
+    frame = table()
+    fitted = genzoo.fit(frame, model="independent")
+    holes = frame.iloc[100:120]
+    (filled,) = fitted.impute(holes)
+    assert list(filled.index) == list(holes.index)
+    pd.testing.assert_series_equal(filled["age"], holes["age"], check_dtype=False)
 
 
 def test_imputation_says_what_it_left_open() -> None:

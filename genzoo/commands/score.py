@@ -169,21 +169,28 @@ def unusual(scored: LogLikelihood, most: int = 3) -> list[str]:
     import numpy as np
 
     cells = scored.by_column
-    if cells is None or not len(cells):
+    if cells is None:
+        return []
+    some = ~np.isnan(cells).all(1)  # a row without observed cells explains nothing
+    cells, values, rows = cells[some], scored.values[some], scored.rows[some]
+    if not len(cells):
         return []
     if len(cells) == 1:
         lowest = [c for c in np.argsort(cells[0], kind="stable")[:most] if not np.isnan(cells[0, c])]
-        return ["lowest contributions: " + ", ".join(f"'{scored.columns[c]}' {cells[0, c]:.2f}" for c in lowest)]
+        return [
+            "lowest contributions (nats; a finer grid has lower ones): "
+            + ", ".join(f"'{scored.columns[c]}' {cells[0, c]:.2f}" for c in lowest)
+        ]
     lines = []
     middle = np.nanmedian(np.where(np.isnan(cells).all(0), 0.0, cells), axis=0)
-    for row in np.argsort(scored.values, kind="stable")[:most]:
+    for row in np.argsort(values, kind="stable")[:most]:
         with np.errstate(invalid="ignore"):
             lower = (cells <= cells[row]).sum(0) / np.maximum((~np.isnan(cells)).sum(0), 1)
             below = np.where(np.isnan(cells[row]), np.inf, cells[row] - middle)
         lower[np.isnan(cells[row])] = np.inf
         column = int(np.lexsort((below, lower))[0])
         lines.append(
-            f"row {scored.rows[row]}: {scored.values[row]:.2f}; its most unusual cell is '{scored.columns[column]}' "
+            f"row {rows[row]}: {values[row]:.2f}; its most unusual cell is '{scored.columns[column]}' "
             f"({cells[row, column]:.2f}; as low in {lower[column]:.1%} of the rows)"
         )
     return ["least likely rows (the first row of the file is 0):", *(f"  {line}" for line in lines)]

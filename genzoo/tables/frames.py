@@ -331,7 +331,7 @@ def backend_of(like: Any) -> str:
 def to_native(frame: Any, like: Any = "pandas") -> Any:
     """A frame in the form of another one (or of a backend name): what comes in as polars goes out as polars.
 
-    Integers with missing cells become pandas' nullable ``Int64``.
+    Integers with missing cells become pandas' nullable ``Int64``. The index of a pandas frame of as many rows stays.
     """
     backend = backend_of(like)
     table = to_arrow(frame)
@@ -351,7 +351,10 @@ def to_native(frame: Any, like: Any = "pandas") -> Any:
         if pa.types.is_date(column.type):  # pandas has no date type of its own: midnight of the day
             column = column.cast(pa.timestamp("s"))
         out[name] = column.to_pandas(types_mapper=mapper)
-    return pandas.DataFrame(out)
+    rows = pandas.DataFrame(out)
+    if isinstance(like, pandas.DataFrame) and len(like) == len(rows):
+        rows.index = like.index
+    return rows
 
 
 def source_name(source: Any) -> str:
