@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genzoo.tables.grid import find_grid, printed_decimals
+from genzoo.tables.grid import find_grid, plainest, printed_decimals
 
 
 def distinct(values: np.ndarray) -> np.ndarray:
@@ -87,3 +87,25 @@ def test_numbers_of_any_size_have_a_grid_or_none_without_a_warning(size: float) 
         warnings.simplefilter("error")
         assert not find_grid(loose).common
         assert find_grid(ties).step == pytest.approx(size * 0.37, rel=1e-9)
+
+
+@pytest.mark.parametrize("largest", [1.0, 200.0, 3e6])
+def test_a_cell_is_written_as_the_plainest_number_in_it(largest: float) -> None:
+    step = largest * 2.0**-40
+    rng = np.random.default_rng(0)
+    thirds = rng.integers(1, 600, 500) * largest / 600 / 3
+    wholes = rng.integers(-5, 6, 500) * largest / 10
+    printed = np.round(rng.random(500) * largest, 5 if largest < 1e6 else 2)
+    for meant in (thirds, wholes, printed):
+        centres = np.rint(meant / step) * step
+        assert (np.abs(plainest(centres, step) - meant) <= 3e-16 * np.abs(meant)).mean() > 0.99
+    anything = rng.random(5000) * largest
+    centres = np.rint(anything / step) * step
+    written = plainest(centres, step)
+    np.testing.assert_array_equal(np.rint(written / step), np.rint(centres / step))
+    assert (written == centres).mean() > 0.98, "an ordinary cell holds no plain number"
+    for step in (1 / 3, 1 / 7, 0.1, 1e-3 / 3):
+        counts = np.arange(1, 1000)
+        exact = counts / round(1 / step) if step > 0.001 else counts / 3000
+        np.testing.assert_array_equal(plainest(counts * step, step), exact)
+    assert np.isnan(plainest(np.array([np.nan, 1 / 3]), 1e-9)).tolist() == [True, False]

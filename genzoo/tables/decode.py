@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from genzoo.tables.cells import as_array, as_double, drop_tokens, is_text, texts
 from genzoo.tables.frames import read_frame, to_arrow, to_native
-from genzoo.tables.grid import snap
+from genzoo.tables.grid import plainest, snap
 from genzoo.tables.schema import UNMODELLED_ROLES, Column, Schema
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def _numbers_out(values: np.ndarray, column: Column) -> pa.Array:
     hole = np.isnan(values)
     if column.kind == "quantized":
         values = snap(values, column)
+        if column.decimals is None and column.storage == "float":
+            values = plainest(values, float(column.step or 1.0))
     elif column.decimals is not None:
         values = np.round(values, column.decimals)
     if column.atoms:

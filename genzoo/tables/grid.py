@@ -84,6 +84,55 @@ def snap(values: np.ndarray, column: Column) -> np.ndarray:
     return np.round(points, column.decimals) if column.decimals is not None else points
 
 
+ACCIDENT = 1e-3
+"""Plain numbers that a cell may be expected to hold by chance, at most, so that the one it holds is meant."""
+
+
+def plainest(points: np.ndarray, step: float) -> np.ndarray:
+    """For each cell the plainest number in it that is no accident (few decimals, a small fraction), else its centre.
+
+    A cell of width ``w`` holds about ``w 10^d`` numbers of ``d`` decimals and ``w q^2`` fractions of denominators up to
+    ``q``. Where that is below :data:`ACCIDENT`, the one that is found was there before the grid: a table of thirds gets
+    its thirds back, bit by bit. Coarse cells are searched as far as rounding may have moved their centres.
+
+    Args:
+        points: Centres of cells, ``(n,)``; NaN stays.
+        step: Width of the cells.
+    """
+    out = points.copy()
+    left = np.isfinite(points)
+    for width in (np.full(len(points), float(step)), np.minimum(step, np.abs(points) * 2.0**-49)):
+        chosen = _plain(points[left], width[left])
+        out[left] = np.where(np.isnan(chosen), points[left], chosen)
+        left[left] = np.isnan(chosen)
+    return out
+
+
+def _plain(points: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """Numbers of few decimals, or small fractions, in the cells; NaN where there is none."""
+    out = np.full(len(points), np.nan)
+    reach = 0.4999 * width
+    for decimals in range(16):
+        rounded = np.round(points, decimals)
+        here = np.isnan(out) & (np.abs(rounded - points) <= reach) & (width * 10.0**decimals <= ACCIDENT)
+        out[here] = rounded[here]
+    # convergents of the continued fraction: the small fractions that lie so near are among them (Legendre)
+    x = np.abs(points)
+    above, below, rest = (np.ones_like(x), np.floor(x)), (np.zeros_like(x), np.ones_like(x)), x - np.floor(x)
+    for _ in range(20):
+        going = np.isnan(out) & (rest > 0) & (below[1] ** 2 * width <= ACCIDENT)
+        if not going.any():
+            break
+        inverse = 1 / np.where(going, rest, 1.0)
+        whole = np.floor(inverse)
+        rest = np.where(going, inverse - whole, 0.0)
+        above, below = (above[1], whole * above[1] + above[0]), (below[1], whole * below[1] + below[0])
+        fraction = np.copysign(above[1] / below[1], points)
+        here = going & (np.abs(fraction - points) <= reach) & (below[1] ** 2 * width <= ACCIDENT)
+        out[here] = fraction[here]
+    return out
+
+
 def is_single(values: np.ndarray) -> bool:
     """Whether every number is exactly one of single precision."""
     with np.errstate(over="ignore"):
