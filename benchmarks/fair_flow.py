@@ -31,10 +31,19 @@ GAMMAS = {"crime": [0.0, 0.02, 0.1, 0.2, 0.9], "adult": [0.0, 0.1, 0.2, 0.5, 0.9
 def arguments(name: str) -> dict[str, Any]:
     """Settings of the model, but for gamma."""
     if name == "crime":
-        return {"density": "mixture", "density_args": {"num_components": 4, "scaler": "standardise"}, "encoder_epochs": 30}
+        return {
+            "density": "mixture",
+            "density_args": {"num_components": 4, "scaler": "standardise"},
+            "encoder_epochs": 30,
+        }
     if name == "adult":
         return {"density_epochs": 25, "encoder_epochs": 15}
-    return {"density": "mixture", "density_args": {"num_components": 2, "scaler": "standardise"}, "encoder_epochs": 40, "warm_up": 0.7}
+    return {
+        "density": "mixture",
+        "density_args": {"num_components": 2, "scaler": "standardise"},
+        "encoder_epochs": 40,
+        "warm_up": 0.7,
+    }
 
 
 def line(model: FairFlow, module: Fairness, gamma: float, seed: int, seconds: float) -> dict[str, float]:
