@@ -266,25 +266,19 @@ class TokenCodec(Codec):
             cells = self._number_column == index
             values = pool(u[:, cells], good[:, cells]).cpu().numpy()
             slot = self.all_slots[int(self._number_slot[cells][0])]
-            grid = column.kind == "quantized"
-            ends = float(self._low[index]), float(self._high[index])
-            atoms = tuple(self._atoms[index, : len(column.atoms)].tolist()) if grid else ()
-            if self.uniform:
-                self._fit_uniform(index, slot, values, grid, ends, atoms)
-            else:
-                self._fit_quantile(index, slot, values, grid, ends, atoms)
-            if grid and column.is_scored:
+            fit = self._fit_uniform if self.uniform else self._fit_quantile
+            fit(index, slot, values)
+            if column.kind == "quantized" and column.is_scored:
                 self._fit_frequent(index, values)
 
-    def _fit_uniform(
-        self,
-        index: int,
-        slot: TokenSlot,
-        values: np.ndarray,
-        grid: bool,
-        ends: tuple[float, float],
-        atoms: tuple[float, ...],
-    ) -> None:
+    def _support(self, index: int) -> tuple[bool, tuple[float, float], tuple[float, ...]]:
+        """Of a numeric column: whether it is on a grid, the ends of its support, and the atoms cut out of its bins."""
+        grid = bool(self._grid[index])
+        atoms = self._atoms[index, : len(self._numeric[index].atoms)].tolist() if grid else []
+        return grid, (float(self._low[index]), float(self._high[index])), tuple(atoms)
+
+    def _fit_uniform(self, index: int, slot: TokenSlot, values: np.ndarray) -> None:
+        grid, ends, atoms = self._support(index)
         even = fit_uniform(values, slot.num_bins, slot.num_atoms, grid=grid, ends=ends, atoms=atoms, finest=self.finest)
         self.edges[index] = torch.tensor([even.start, even.width], dtype=torch.float64)
         self.used[index] = even.used
@@ -294,15 +288,8 @@ class TokenCodec(Codec):
             every = torch.arange(self.possible.shape[1], device=self.edges.device)[:, None]
             self.possible[index] = self._possible_bin(every, torch.full_like(every[0], index))[:, 0]
 
-    def _fit_quantile(
-        self,
-        index: int,
-        slot: TokenSlot,
-        values: np.ndarray,
-        grid: bool,
-        ends: tuple[float, float],
-        atoms: tuple[float, ...],
-    ) -> None:
+    def _fit_quantile(self, index: int, slot: TokenSlot, values: np.ndarray) -> None:
+        grid, ends, atoms = self._support(index)
         bins = fit_bins(
             values,
             slot.num_bins,
