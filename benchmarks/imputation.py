@@ -287,6 +287,8 @@ PAGE = """# Filling in hidden cells
 After this page you know how well GenZoo's models fill in cells beside the imputers of scikit-learn and miceforest,
 and where they are behind. It is written by `benchmarks/imputation.py` from the numbers in
 `docs/results/imputation.json`; measured on one thread of 2 shared CPU cores (x86-64), November 2026, with {versions}.
+GenZoo's models were run before they knew
+[frequent values of a grid](../decisions/0004-frequent-values-of-a-fine-grid.md).
 
 Cells are hidden completely at random, the same cells for every method, and only hidden cells of held-out rows are
 judged. **Accuracy**: share of categories that the most frequent draw names. **MAE** of the median of the draws,
