@@ -151,6 +151,15 @@ class MatrixCodec(Codec):
                 self.number_column[block.slot] = block.start
 
     @property
+    def column_names(self) -> list[str]:
+        """The table's column behind each column of the matrix."""
+        names: list[str] = []
+        for block in self.blocks:
+            slots = self.typed.numbers if block.kind == "number" else self.typed.categories
+            names += [slots[block.slot].column] * block.width
+        return names
+
+    @property
     def num_context(self) -> int:
         return self.typed.num_context
 

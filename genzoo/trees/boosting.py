@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genzoo.errors import GenZooError
-from genzoo.trees.library import xgboost
+from genzoo.trees.library import VECTOR_LEAVES, has_vector_leaves, xgboost
 
 Objective = Literal["binary:logistic", "reg:squarederror", "reg:gamma"]
 Array = NDArray[Any]
@@ -33,6 +33,7 @@ class Growth:
         subsample: Share of the rows each tree sees.
         device: ``cpu``, or ``cuda`` with a build of XGBoost that has it; trees of the two differ in the last bits.
         seconds: Longest time that a booster grows: the tree under way is finished. 0 grows none.
+        vector: Leaves hold a vector: one tree a round predicts all targets, in place of a tree for each.
     """
 
     rounds: int = 300
@@ -45,6 +46,7 @@ class Growth:
     subsample: float = 1.0
     device: Literal["cpu", "cuda"] = "cpu"
     seconds: float = math.inf
+    vector: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("rounds", 0), ("depth", 1), ("bins", 2), ("patience", 0)):
@@ -52,10 +54,23 @@ class Growth:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not 0 < self.eta <= 1:
             raise ValueError(f"eta must be above 0 and at most 1, got {self.eta}")
+
+    def require_build(self) -> None:
+        """Raises unless the installed build of XGBoost can grow such trees; reading them takes any build.
+
+        Raises:
+            GenZooError: says which build is needed.
+        """
         if self.device == "cuda" and not xgboost().build_info().get("USE_CUDA", False):
             raise GenZooError(
                 "trees on device 'cuda' need the build of XGBoost with GPU support, and this one has none; "
                 "pip uninstall xgboost-cpu && pip install xgboost, or use device 'cpu'"
+            )
+        if self.vector and not has_vector_leaves():
+            raise GenZooError(
+                f"leaves 'vector' need XGBoost {VECTOR_LEAVES} or newer, which needs Python 3.12, and this is "
+                f"{xgboost().__version__}, where they are slower than a tree for each column; "
+                f"pip install 'xgboost-cpu>={VECTOR_LEAVES}', or use leaves 'scalar'"
             )
 
     def parameters(self, objective: str, seed: int) -> dict[str, Any]:
@@ -73,7 +88,7 @@ class Growth:
             "device": self.device,
             "seed": seed % 2**31,
             "verbosity": 0,
-        }
+        } | ({"multi_strategy": "multi_output_tree"} if self.vector else {})
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -85,8 +100,8 @@ class Examples:
 
     Args:
         features: ``(n, num_features)`` float32; NaN is missing.
-        target: ``(n,)``.
-        margin: ``(n,)`` starting value of the prediction, or ``None`` for zero.
+        target: ``(n,)``, or ``(n, P)`` for leaves that hold a vector.
+        margin: Starting value of the prediction, of the same shape, or ``None`` for zero.
         weight: ``(n,)`` or ``None``.
     """
 
@@ -205,7 +220,7 @@ def _time_limit(seconds: float) -> Any:
 
 
 def margin(booster: Any, features: Array, threads: int = 1) -> NDArray[np.float64]:
-    """What the trees of a booster add to the starting margin, ``(n,)`` float64."""
+    """What the trees of a booster add to the starting margin, ``(n,)`` float64; ``(n, P)`` of vector leaves."""
     booster.set_param({"nthread": threads})
     out = booster.inplace_predict(features, predict_type="margin", validate_features=False)
     return np.asarray(out, dtype=np.float64)
@@ -214,19 +229,19 @@ def margin(booster: Any, features: Array, threads: int = 1) -> NDArray[np.float6
 def _label(matrix: Any, examples: Examples) -> None:
     matrix.set_label(examples.target)
     # set even if None was meant: a matrix that is used again keeps what it was given before
-    matrix.set_base_margin(np.zeros(len(examples)) if examples.margin is None else examples.margin)
+    matrix.set_base_margin(np.zeros(np.shape(examples.target)) if examples.margin is None else examples.margin)
     matrix.set_weight(np.ones(len(examples)) if examples.weight is None else examples.weight)
 
 
 def _start_loss(examples: Examples, objective: Objective) -> float:
     """The loss XGBoost would print before the first tree."""
     y = np.asarray(examples.target, dtype=np.float64)
-    m = np.zeros(len(y)) if examples.margin is None else np.asarray(examples.margin, dtype=np.float64)
+    m = np.zeros(y.shape) if examples.margin is None else np.asarray(examples.margin, dtype=np.float64)
     w = np.ones(len(y)) if examples.weight is None else np.asarray(examples.weight, dtype=np.float64)
     if objective == "binary:logistic":
         loss = np.logaddexp(0, m) - y * m
     elif objective == "reg:gamma":
         loss = 2 * (m - np.log(y) + y * np.exp(-m) - 1)  # gamma-deviance
     else:
-        return float(np.sqrt(np.average((y - m) ** 2, weights=w)))
+        return float(np.sqrt(np.average((y - m) ** 2, weights=w, axis=0).mean()))
     return float(np.average(loss, weights=w))

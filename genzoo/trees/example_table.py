@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genzoo.errors import GenZooError
 from genzoo.trees.boosting import Examples, quantised
 from genzoo.trees.library import xgboost
 
@@ -94,13 +95,20 @@ class ExampleTable(AbstractContextManager["ExampleTable"]):
     def _pages(self, name: str) -> Iterable[tuple[int, NDArray[np.float32]]]:
         return ((start, self.page(name, start)) for start in range(0, self.num_rows, PAGE_ROWS))
 
-    def examples(self, column: int) -> Examples:
-        """One target of all rows; a row without it has weight 0. The features are those of :attr:`matrix`."""
+    def examples(self, column: int | None) -> Examples:
+        """One target of all rows, or all targets; a row without it has weight 0. The features are those of
+        :attr:`matrix`.
+        """
+        chosen = slice(None) if column is None else column
         if self._folder is None:
-            target = self._targets[:, column]
+            target = self._targets[:, chosen]
         else:
-            target = np.concatenate([page[:, column] for _, page in self._pages("targets")])
+            target = np.concatenate([page[:, chosen] for _, page in self._pages("targets")])
         here = ~np.isnan(target)
+        if column is None:
+            if not here.all():
+                raise GenZooError("leaves 'vector' need rows without holes; use leaves 'scalar' for this table")
+            return Examples(np.empty((0, 0), dtype=np.float32), target)
         weight = None if here.all() else here.astype(np.float32)
         return Examples(np.empty((0, 0), dtype=np.float32), np.nan_to_num(target, nan=0.0), None, weight)
 

@@ -318,6 +318,8 @@ class Denoiser:
                 features = self.features(level, x_t, whole, view, context)
             return torch.from_numpy(margin(self.store.booster(job, part), features, self.threads))
 
+        if self.store.has(trees, "f"):  # leaves hold a vector
+            linear += scale * read(trees, "f")[:, view.index]
         for place, column in enumerate(view.index.tolist()):
             if self.store.has(trees, f"f{column}"):
                 linear[:, place] += scale[place] * read(trees, f"f{column}")

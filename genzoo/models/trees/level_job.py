@@ -54,7 +54,8 @@ def train_level(
     plan: LevelPlan,
     group: int = 0,
 ) -> dict[str, bytes]:
-    """The parts of one level: boosters ``f<column>`` and ``h``, arrays ``tau``, ``base``, ``weight`` and ``growth``.
+    """The parts of one level: boosters ``f<column>`` (``f`` where leaves hold a vector) and ``h``, arrays ``tau``,
+    ``base``, ``weight`` and ``growth``.
 
     Args:
         index: The level.
@@ -185,27 +186,28 @@ def _check(noised: Noised) -> Block:
 def _grow_columns(
     blocks: Iterable[Block], stop: list[Block], plan: LevelPlan, stream: int | str, on_disk: bool, end: float
 ) -> tuple[dict[str, bytes], Array]:
-    """A booster for each column, from the copies of one level or of all; and the number of trees of each."""
+    """A booster for each column or one for all, from the copies of one level or of all; and their numbers of trees."""
     parts: dict[str, bytes] = {}
     cut_short = 0
     with ExampleTable(blocks, plan.growth.bins, on_disk) as table:
         checks = ExampleTable(stop, plan.growth.bins, on_disk=False, like=table.matrix) if stop else None
         counts = np.zeros(table.num_targets)
-        for column in range(table.num_targets):
+        columns: list[int | None] = [None] if plan.growth.vector else list(range(table.num_targets))
+        for done, column in enumerate(columns):
             # an even share of what is left: columns that stop early leave theirs to the others
-            share = max(end - time.monotonic(), 0.0) / (table.num_targets - column)
+            share = max(end - time.monotonic(), 0.0) / (len(columns) - done)
             grown = grow_on(
                 table.matrix,
                 table.examples(column),
                 None if checks is None else checks.examples(column),
                 replace(plan.growth, seconds=share),
                 "reg:squarederror",
-                seed_of(plan.seed, "trees", stream, column),
+                seed_of(plan.seed, "trees", stream, 0 if column is None else column),
                 held_out_matrix=None if checks is None else checks.matrix,
             )
-            counts[column] = grown.rounds
+            counts[slice(None) if column is None else column] = grown.rounds
             if grown.blob:
-                parts[f"f{column}"] = grown.blob
+                parts["f" if column is None else f"f{column}"] = grown.blob
             cut_short += grown.cut_short
     if cut_short:
         parts[CUT_SHORT] = array_bytes([cut_short])
