@@ -224,6 +224,24 @@ KINDS = {
 }
 
 
+@pytest.mark.parametrize(
+    "cells, value, filled",
+    [
+        (["yes", None, "NA"], "yes", ["yes", "yes", "yes"]),
+        ([3.0, np.nan, 4.0], "3", [3.0, 3.0, 4.0]),
+        ([None, None, None], "3", [3, 3, 3]),
+        ([-999.0, 3.0, None], "3", [3.0, 3.0, 3.0]),
+    ],
+)
+def test_holes_of_a_constant_column_get_its_value(cells: list[Any], value: str, filled: list[Any]) -> None:
+    storage = "string" if value == "yes" else "int"
+    columns = (Column("x", "continuous"), Column("k", "constant", storage=storage, value=value))  # type: ignore[arg-type]
+    schema = Schema(columns, missing_tokens=("NA", "-999"))
+    frame = pd.DataFrame({"x": [0.5, 1.5, 2.5], "k": cells})
+    data = encode_frame(frame, schema)
+    assert to_arrow(fill_holes(frame, data, data))["k"].to_pylist() == filled
+
+
 @st.composite
 def tables(draw: st.DrawFn) -> pa.Table:
     number = draw(st.integers(2, 40))

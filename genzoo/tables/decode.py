@@ -113,6 +113,8 @@ def _written(words: list[str | None], column: Column) -> pa.Array:
 def fill_holes(frame: Any, data: TableData, completed: TableData) -> nw.DataFrame[Any]:
     """The frame with its missing modelled cells taken from ``completed``; every observed cell is left untouched.
 
+    A hole in a constant column gets the column's one value.
+
     Args:
         frame: The rows as they were given.
         data: The same rows encoded, with holes.
@@ -129,6 +131,8 @@ def fill_holes(frame: Any, data: TableData, completed: TableData) -> nw.DataFram
             start += column.width
     out: dict[str, Any] = {name: table[name] for name in table.column_names}
     for column in data.schema.columns:
+        if column.kind == "constant" and column.value is not None and column.role == "value" and column.name in out:
+            holes[column.name] = _empty(as_array(out[column.name]), data.schema.missing_tokens)
         gone = holes.get(column.name)
         if gone is None or not gone.any():
             continue
@@ -139,6 +143,13 @@ def fill_holes(frame: Any, data: TableData, completed: TableData) -> nw.DataFram
         out[column.name] = _merge(given, drawn, gone, column, data.schema.missing_tokens)
     backend = frame.to_native() if isinstance(frame, nw.DataFrame) else frame
     return nw.from_native(to_native(pa.table(list(out.values()), names=list(out)), backend), eager_only=True)
+
+
+def _empty(cells: pa.Array, tokens: Iterable[str]) -> np.ndarray:
+    """Which cells are missing: null, NaN, or one of the words for it."""
+    plain = pa.types.is_null(cells.type) or pa.types.is_nested(cells.type)
+    gone = pc.is_null(cells if plain else texts(cells, tokens))
+    return np.asarray(gone.to_numpy(zero_copy_only=False), dtype=bool)
 
 
 def _merge(given: pa.Array, drawn: pa.Array, gone: np.ndarray, column: Column, tokens: Iterable[str]) -> pa.Array:
