@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -297,7 +298,52 @@ class Denoiser:
 
         At a time between trained levels the linear part is that of the time, and trees are those of the nearest level.
         """
-        job, trees = self.job(level, view.group), self.trees(level, view.group)
+        return self.estimates(level, [(view, x_t, context)])[0]
+
+    def estimates(self, level: Level, parts: Sequence[tuple[View, Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """:meth:`estimate` of rows of several patterns of holes (view, ``x_t``, context), whose trees are the same.
+
+        Each booster is read once for all rows: reading has a price of its own, whatever the number of rows.
+        """
+        if not parts:
+            return []
+        first = parts[0][0]
+        job, trees = self.job(level, first.group), self.trees(level, first.group)
+        begun = [self._linear_part(level, x_t, view) for view, x_t, _ in parts]
+        read: dict[tuple[str, str], list[Tensor]] = {}
+        wanted = [(trees, "f")] if self.store.has(trees, "f") else []
+        wanted += [(trees, f"f{column}") for column in range(self.width) if self.store.has(trees, f"f{column}")]
+        wanted += [(job, "h")] if self.store.has(job, "h") else []
+        if wanted:
+            features = np.concatenate(
+                [
+                    self.features(level, x_t, one.whole, view, context)
+                    for (view, x_t, context), one in zip(parts, begun, strict=True)
+                ]
+            )
+            sizes = [len(x_t) for _, x_t, _ in parts]
+            for key in wanted:
+                told = torch.from_numpy(margin(self.store.booster(*key), features, self.threads))
+                read[key] = list(told.split(sizes))
+        out = []
+        for place_of_part, ((view, x_t, _), one) in enumerate(zip(parts, begun, strict=True)):
+            x_hat = one.linear
+            if (trees, "f") in read:  # leaves hold a vector
+                x_hat += one.scale * read[trees, "f"][place_of_part][:, view.index]
+            for place, column in enumerate(view.index.tolist()):
+                if (trees, f"f{column}") in read:
+                    x_hat[:, place] += one.scale[place] * read[trees, f"f{column}"][place_of_part]
+            h = torch.ones(len(x_t), 1, dtype=torch.float64)
+            if (job, "h") in read:
+                h = read[job, "h"][place_of_part].exp().clamp(*H_RANGE)[:, None]
+            h = h.repeat(1, len(view.index))
+            for places, factor in one.own:  # these know the variance of each row
+                h[:, places] = factor
+            out.append((x_hat, h))
+        return out
+
+    def _linear_part(self, level: Level, x_t: Tensor, view: View) -> _LinearPart:
+        """What is known without trees: the linear estimate, and Bayes' rule where it is the better."""
         linear, whole = view.linear(x_t, level)
         scale = view.scale(level)
         own: list[tuple[Tensor, Tensor]] = []
@@ -310,26 +356,18 @@ class Denoiser:
                     linear[:, places], variance = codes.estimate(x_t[:, places], level)
                     scale[places] = base[codes.columns]
                     own.append((places, variance / base[codes.columns].square()))
-        features: NDArray[np.float32] | None = None
+        return _LinearPart(linear, whole, scale, own)
 
-        def read(job: str, part: str) -> Tensor:
-            nonlocal features
-            if features is None:
-                features = self.features(level, x_t, whole, view, context)
-            return torch.from_numpy(margin(self.store.booster(job, part), features, self.threads))
 
-        if self.store.has(trees, "f"):  # leaves hold a vector
-            linear += scale * read(trees, "f")[:, view.index]
-        for place, column in enumerate(view.index.tolist()):
-            if self.store.has(trees, f"f{column}"):
-                linear[:, place] += scale[place] * read(trees, f"f{column}")
-        h = torch.ones(len(x_t), 1, dtype=torch.float64)
-        if self.store.has(job, "h"):
-            h = read(job, "h").exp().clamp(*H_RANGE)[:, None]
-        h = h.repeat(1, len(view.index))
-        for places, factor in own:  # these know the variance of each row
-            h[:, places] = factor
-        return linear, h
+class _LinearPart(NamedTuple):
+    """What the trees of a level add to: the estimate ``(n, observed)``, that of the whole row along its axes
+    ``(n, P)``, the unit of the trees ``(observed,)``, and the factors of columns that know the variance of each row.
+    """
+
+    linear: Tensor
+    whole: Tensor
+    scale: Tensor
+    own: list[tuple[Tensor, Tensor]]
 
 
 def tree_features(x_t: Tensor, whole: Tensor, view: View, context: Tensor) -> NDArray[np.float32]:

@@ -28,7 +28,7 @@ from genzoo.models.trees.labelled_forest import LabelledForest
 from genzoo.models.trees.latent_classes import LatentClasses, fit_latent_classes
 from genzoo.models.trees.level_job import train_level, train_shared
 from genzoo.models.trees.level_plan import External, LevelPlan
-from genzoo.models.trees.reverse_path import ReversePath
+from genzoo.models.trees.reverse_path import PathPart, ReversePath
 from genzoo.models.trees.training_rows import RowStream, TrainingRows, members
 from genzoo.tables.batch import TableBatch
 from genzoo.trees.boosting import Growth
@@ -484,13 +484,18 @@ class DenoisingForest(LabelledForest):
         x = rows.values if filler is None else torch.where(rows.filler, filler, rows.values)
         normal = noise.normal(len(reverse.path), width, stream=f"path/{draw}", device=device)
         out = torch.zeros(len(rows), dtype=torch.float64)
-        for view, chosen in reverse.denoiser.views(x, rows.group):
-            if not len(view.index):
-                continue
-            part = normal[chosen][:, :, view.index]
-            out[chosen] = reverse.log_weights(
-                rows.select(chosen), x[chosen][:, view.index], view, part.unbind(1).__getitem__
+        views = [(view, chosen) for view, chosen in reverse.denoiser.views(x, rows.group) if len(view.index)]
+        parts = [
+            PathPart(
+                rows.select(chosen),
+                x[chosen][:, view.index],
+                view,
+                normal[chosen][:, :, view.index].unbind(1).__getitem__,
             )
+            for view, chosen in views
+        ]
+        for (_, chosen), found in zip(views, reverse.log_weights(parts), strict=True):
+            out[chosen] = found
         if filler is not None:
             out += 0.5 * ((filler.square() + math.log(2 * math.pi)) * rows.filler).sum(1)
         return out

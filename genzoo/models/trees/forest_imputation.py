@@ -9,12 +9,14 @@ from torch import Tensor
 
 from genzoo.likelihood.noise import RowNoise
 from genzoo.models.baselines.filling import fill_holes
-from genzoo.models.trees.denoiser import patterns
 
 if TYPE_CHECKING:
     from genzoo.codecs.matrix import Rows
     from genzoo.models.trees.denoising_forest import DenoisingForest
     from genzoo.tables.batch import TableBatch
+
+MOST_PATHS = 2**13
+"""Paths that are drawn at once, all rows together."""
 
 
 def complete_rows(
@@ -38,17 +40,15 @@ def complete_rows(
     plain = batch.to("cpu")
     filler = torch.randn(rows.values.shape, generator=generator, dtype=torch.float64)
     x = torch.where(rows.filler, filler, rows.values)
-    empty = (rows.cells.category < 0).any(1)  # a slot of one category has no column in the matrix
+    open_rows = x.isnan().any(1) | (rows.cells.category < 0).any(
+        1
+    )  # a slot of one category has no column in the matrix
     for group, one_draw, of_class in classes_of_draws(model, rows, draws, generator):
-        for observed, chosen in patterns(x[of_class]):
-            chosen = of_class[chosen]
-            if bool(observed.all()):
-                chosen = chosen[empty[chosen]]
-            if not len(chosen):
-                continue
-            wanted = list(range(draws)) if one_draw is None else [one_draw]
+        wanted = list(range(draws)) if one_draw is None else [one_draw]
+        particles = _particles(model, len(wanted))
+        for chosen in of_class[open_rows[of_class]].split(max(1, MOST_PATHS // particles)):
             part = rows.select(chosen).in_group(group)
-            drawn = _complete(model, part, x[chosen], len(wanted), generator, group)
+            drawn = _complete(model, part, x[chosen], len(wanted), particles, generator, group)
             for one, (values, category) in zip(wanted, drawn, strict=True):
                 label = torch.full((len(chosen),), group)
                 filled = model.decoded(values, category, plain.rows[chosen], label).to("cpu")
@@ -77,11 +77,16 @@ def classes_of_draws(
     return out
 
 
+def _particles(model: DenoisingForest, draws: int) -> int:
+    """Paths of each row."""
+    return max(model.particles, 2 * draws) if model.imputation == "particles" else 1
+
+
 def _complete(
-    model: DenoisingForest, rows: Rows, x: Tensor, draws: int, generator: torch.Generator, group: int
+    model: DenoisingForest, rows: Rows, x: Tensor, draws: int, particles: int, generator: torch.Generator, group: int
 ) -> list[tuple[Tensor, Tensor]]:
     reverse = model.reverse
     if model.imputation == "particles":
-        return reverse.complete(rows, x, draws, max(model.particles, 2 * draws), generator, group)
+        return reverse.complete(rows, x, draws, particles, generator, group)
     jump = model.repaint_jump or max(1, len(reverse.path) // 10)
     return [reverse.repaint(rows, x, generator, model.repaint_passes, jump, group) for _ in range(draws)]

@@ -232,11 +232,11 @@ def _held_out_copies(rows: Rows, level: Level, denoiser: Denoiser, generator: to
 def _estimates(noised: Noised, level: Level, denoiser: Denoiser) -> tuple[Tensor, Tensor]:
     """``x_hat`` and the factors of the residual variances, both ``(n, P)``, NaN at holes."""
     out = torch.full_like(noised.x, torch.nan), torch.full_like(noised.x, torch.nan)
-    for view, chosen in denoiser.views(noised.x, noised.rows.group):
-        part = noised.x_t[chosen][:, view.index]
-        for whole, one in zip(
-            out, denoiser.estimate(level, part, view, noised.rows.cells.context[chosen]), strict=True
-        ):
+    views = denoiser.views(noised.x, noised.rows.group)
+    context = noised.rows.cells.context
+    parts = [(view, noised.x_t[chosen][:, view.index], context[chosen]) for view, chosen in views]
+    for (view, chosen), found in zip(views, denoiser.estimates(level, parts), strict=True):
+        for whole, one in zip(out, found, strict=True):
             whole[chosen[:, None], view.index] = one
     return out
 

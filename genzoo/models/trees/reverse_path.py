@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,11 +22,27 @@ from torch import Tensor
 from genzoo.codecs.matrix import Rows
 from genzoo.models.trees.category_steps import draw_step, log_step_ratio
 from genzoo.models.trees.decoder import Decoder
-from genzoo.models.trees.denoiser import Denoiser, View
+from genzoo.models.trees.denoiser import Denoiser, View, patterns
 from genzoo.trees.levels import Level, forward_kernel, reverse_kernel
 
 NoiseOf = Callable[[int], Tensor]
 """Step of the path (0: pure noise) to ``(n, observed)`` standard normal numbers."""
+
+
+class PathPart(NamedTuple):
+    """Rows that share a pattern of holes, on their way through noise.
+
+    Args:
+        rows: Encoded rows, all with the pattern of ``view``.
+        x: ``(n, observed)`` values, fillers drawn (their density is the caller's to subtract).
+        view: The pattern of holes.
+        noise: Standard normal numbers of each step.
+    """
+
+    rows: Rows
+    x: Tensor
+    view: View
+    noise: NoiseOf
 
 
 @dataclass(frozen=True)
@@ -47,35 +64,35 @@ class ReversePath:
         """The levels gone through, from most noise to least."""
         return [self.denoiser.levels[index] for index in self.path]
 
-    def log_weights(self, rows: Rows, x: Tensor, view: View, noise: NoiseOf) -> Tensor:
-        """``(n,)`` log-weight of one path of each row.
+    def log_weights(self, parts: Sequence[PathPart]) -> list[Tensor]:
+        """``(n,)`` log-weight of one path of each row of each part; the parts are of one class."""
+        levels = self.levels
+        begun = [one.view.prior_log_ratio(levels[0], one.x, one.noise(0)) for one in parts]
+        x_t, out = [x for x, _ in begun], [ratio for _, ratio in begun]
 
-        Args:
-            rows: Encoded rows, all with the pattern of ``view``.
-            x: ``(n, observed)`` values, fillers drawn (their density is the caller's to subtract).
-            view: The pattern of holes.
-            noise: Standard normal numbers of each step.
-        """
-        context, levels = rows.cells.context, self.levels
-        x_t, out = view.prior_log_ratio(levels[0], x, noise(0))
+        def estimates(level: Level) -> list[tuple[Tensor, Tensor]]:
+            told = [(one.view, at, one.rows.cells.context) for one, at in zip(parts, x_t, strict=True)]
+            return self.denoiser.estimates(level, told)
+
         for place, (level, lower) in enumerate(pairwise(levels)):
             kernel = reverse_kernel(level, lower)
-            x_hat, h = self.denoiser.estimate(level, x_t, view, context)
-            axes, tau = view.residual_axes(level, self.denoiser.tau(level, view.group))
-            z = noise(place + 1)
-            moved = kernel.c_x * x + kernel.b * z
-            deviation = (moved - kernel.c_x * x_hat) @ axes
-            growth = 1 + kernel.gain * h * tau  # variance of p over that of q, along each axis
-            each = torch.log(growth) + deviation.square() / (kernel.b**2 * growth)
-            # a category is an axis of its own in each column, and takes other steps
-            out += 0.5 * (z.square().sum(1) - each[:, ~self.denoiser.is_category[view.index]].sum(1))
-            for codes, places, log_prob in self.denoiser.category_steps(level, x_t, x_hat, view):
-                out += log_step_ratio(codes, log_prob, kernel, moved[:, places])
-            x_t = kernel.c_t * x_t + moved
+            for k, (one, (x_hat, h)) in enumerate(zip(parts, estimates(level), strict=True)):
+                view, z = one.view, one.noise(place + 1)
+                axes, tau = view.residual_axes(level, self.denoiser.tau(level, view.group))
+                moved = kernel.c_x * one.x + kernel.b * z
+                deviation = (moved - kernel.c_x * x_hat) @ axes
+                growth = 1 + kernel.gain * h * tau  # variance of p over that of q, along each axis
+                each = torch.log(growth) + deviation.square() / (kernel.b**2 * growth)
+                # a category is an axis of its own in each column, and takes other steps
+                out[k] += 0.5 * (z.square().sum(1) - each[:, ~self.denoiser.is_category[view.index]].sum(1))
+                for codes, places, log_prob in self.denoiser.category_steps(level, x_t[k], x_hat, view):
+                    out[k] += log_step_ratio(codes, log_prob, kernel, moved[:, places])
+                x_t[k] = kernel.c_t * x_t[k] + moved
         last = levels[-1]
-        x_hat, h = self.denoiser.estimate(last, x_t, view, context)
-        tau, weight = self.denoiser.tau(last, view.group), self.denoiser.weight(last, view.group)
-        return out + self.decoder.log_prob(rows, x, x_t, last, x_hat, h, view, tau, weight)
+        for k, (one, (x_hat, h)) in enumerate(zip(parts, estimates(last), strict=True)):
+            tau, weight = self.denoiser.tau(last, one.view.group), self.denoiser.weight(last, one.view.group)
+            out[k] += self.decoder.log_prob(one.rows, one.x, x_t[k], last, x_hat, h, one.view, tau, weight)
+        return out
 
     def sample(self, context: Tensor, generator: torch.Generator, group: int = 0) -> tuple[Tensor, Tensor]:
         """Rows ``(n, P)`` and categories ``(n, slots)`` of the latent-variable model, one for each row of ``context``.
@@ -119,7 +136,7 @@ class ReversePath:
     def complete(
         self, rows: Rows, x: Tensor, draws: int, particles: int, generator: torch.Generator, group: int = 0
     ) -> list[tuple[Tensor, Tensor]]:
-        """``draws`` completions of rows that share one pattern of holes, by sequential Monte Carlo.
+        """``draws`` completions of rows by sequential Monte Carlo.
 
         Each row becomes ``particles`` paths. The observed columns follow the forward process, the others the reverse
         kernel given them; a particle's weight is what the reverse kernel makes of the observed step. Exact as the
@@ -127,52 +144,94 @@ class ReversePath:
 
         Args:
             rows: Encoded rows.
-            x: ``(n, P)`` values, fillers drawn, NaN for holes; one pattern.
+            x: ``(n, P)`` values, fillers drawn, NaN for holes.
             draws: Completions of each row.
             particles: Paths of each row.
             generator: Source of randomness.
             group: The class of the rows.
         """
         view = self.denoiser.complete_view(group)
-        seen = ~x[0].isnan()
-        o = seen.nonzero().flatten()
+        paths = torch.arange(len(x) * particles).reshape(-1, particles)
+        alike = [(observed, paths[chosen].flatten()) for observed, chosen in patterns(x)]
         x = x.repeat_interleave(particles, 0)
         rows = rows.select(torch.arange(len(rows)).repeat_interleave(particles))
         context, levels = rows.cells.context, self.levels
-        x_t, log_w = self._complete_prior(x, o, view, generator)
+        x_t, log_w = torch.empty_like(x), torch.zeros(len(x), dtype=torch.float64)
+        for seen, at in alike:
+            x_t[at], log_w[at] = self._complete_prior(x[at], seen.nonzero().flatten(), view, generator)
         for level, lower in pairwise(levels):
-            kernel = reverse_kernel(level, lower)
             x_hat, h = self.denoiser.estimate(level, x_t, view, context)
             proposal = self.step(level, lower, x_t, x_hat, h, view, generator)
-            if len(o):
-                z = torch.randn(len(x), len(o), generator=generator, dtype=torch.float64)
-                moved = kernel.c_x * x[:, o] + kernel.b * z
-                step = kernel.c_t * x_t[:, o] + moved
-                mean = kernel.c_t * x_t + kernel.c_x * x_hat
-                log_w += 0.5 * z.square().sum(1)
-                gaussian = ~self.denoiser.is_category[o]
-                n = o[gaussian]
-                if len(n):
-                    # covariance of the reverse kernel over b^2, for each particle's h
-                    axes, tau = view.residual_axes(level, self.denoiser.tau(level, group))
-                    growth = 1 + kernel.gain * h * tau
-                    covariance = (axes[n] * growth[:, None]) @ axes.T
-                    proposal, ratio = _given(proposal, step[:, gaussian], mean, covariance, kernel.b, n)
-                    log_w += ratio
-                for codes, _, log_prob in self.denoiser.category_steps(level, x_t, x_hat, view):
-                    if bool(seen[codes.columns[0]]):
-                        places = torch.searchsorted(o, codes.columns)
-                        log_w += log_step_ratio(codes, log_prob, kernel, moved[:, places])
-                        proposal[:, codes.columns] = step[:, places]
+            for seen, at in alike:
+                if bool(seen.any()):
+                    proposal[at], ratio = self._given_step(
+                        level, lower, x[at], x_t[at], x_hat[at], h[at], proposal[at], seen, view, generator
+                    )
+                    log_w[at] += ratio
             x_t, log_w = self._resample(proposal, log_w, particles, generator)
         last = levels[-1]
-        if len(o):
-            part = self.denoiser.view(seen, alone=False, group=group)
-            tau, weight = self.denoiser.tau(last, group), self.denoiser.weight(last, group)
-            x_hat, h = self.denoiser.estimate(last, x_t, view, context)
-            log_w += self.decoder.log_prob(rows, x[:, o], x_t[:, o], last, x_hat[:, o], h, part, tau, weight)
-        chosen = self._choose(log_w, particles, draws, generator)
-        return [self.draw(x_t[at], view, context[at], generator, given=x[at]) for at in chosen.unbind(1)]
+        x_hat, h = self.denoiser.estimate(last, x_t, view, context)
+        tau, weight = self.denoiser.tau(last, group), self.denoiser.weight(last, group)
+        for seen, at in alike:
+            o = seen.nonzero().flatten()
+            if len(o):
+                part = self.denoiser.view(seen, alone=False, group=group)
+                log_w[at] += self.decoder.log_prob(
+                    rows.select(at), x[at][:, o], x_t[at][:, o], last, x_hat[at][:, o], h[at], part, tau, weight
+                )
+        at = self._choose(log_w, particles, draws, generator).T.flatten()
+        values, category = self.decoder.draw(x_t[at], last, x_hat[at], h[at], view, tau, weight, generator, x[at])
+        return list(zip(values.chunk(draws), category.chunk(draws), strict=True))
+
+    def _given_step(
+        self,
+        level: Level,
+        lower: Level,
+        x: Tensor,
+        x_t: Tensor,
+        x_hat: Tensor,
+        h: Tensor,
+        proposal: Tensor,
+        seen: Tensor,
+        view: View,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """A step of the reverse kernel moved to where the observed columns go by the forward process, and the change of
+        the particles' log-weights.
+
+        Args:
+            level: Where the particles are.
+            lower: Where they go.
+            x: ``(n, P)`` rows of one pattern of holes.
+            x_t: ``(n, P)`` particles.
+            x_hat: ``(n, P)`` their estimates.
+            h: ``(n, P)`` factors of their residual variances.
+            proposal: ``(n, P)`` draws of the reverse kernel.
+            seen: ``(P,)`` observed columns.
+            view: The pattern without holes.
+            generator: Source of randomness.
+        """
+        kernel, o = reverse_kernel(level, lower), seen.nonzero().flatten()
+        z = torch.randn(len(x), len(o), generator=generator, dtype=torch.float64)
+        moved = kernel.c_x * x[:, o] + kernel.b * z
+        step = kernel.c_t * x_t[:, o] + moved
+        mean = kernel.c_t * x_t + kernel.c_x * x_hat
+        log_w = 0.5 * z.square().sum(1)
+        gaussian = ~self.denoiser.is_category[o]
+        n = o[gaussian]
+        if len(n):
+            # covariance of the reverse kernel over b^2, for each particle's h
+            axes, tau = view.residual_axes(level, self.denoiser.tau(level, view.group))
+            growth = 1 + kernel.gain * h * tau
+            covariance = (axes[n] * growth[:, None]) @ axes.T
+            proposal, ratio = _given(proposal, step[:, gaussian], mean, covariance, kernel.b, n)
+            log_w += ratio
+        for codes, _, log_prob in self.denoiser.category_steps(level, x_t, x_hat, view):
+            if bool(seen[codes.columns[0]]):
+                places = torch.searchsorted(o, codes.columns)
+                log_w += log_step_ratio(codes, log_prob, kernel, moved[:, places])
+                proposal[:, codes.columns] = step[:, places]
+        return proposal, log_w
 
     def _complete_prior(self, x: Tensor, o: Tensor, view: View, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Particles at the level of most noise, and their weights."""
@@ -198,7 +257,7 @@ class ReversePath:
         jump: int = 5,
         group: int = 0,
     ) -> tuple[Tensor, Tensor]:
-        """One completion of rows that share one pattern of holes, by RePaint.
+        """One completion of rows, by RePaint.
 
         At every level the observed columns are noised afresh and the others follow the reverse kernel of the whole
         row; after every ``jump`` levels the row goes back to more noise and comes down again, ``passes`` times in all.
@@ -206,13 +265,13 @@ class ReversePath:
 
         Args:
             rows: Encoded rows.
-            x: ``(n, P)`` values, fillers drawn, NaN for holes; one pattern.
+            x: ``(n, P)`` values, fillers drawn, NaN for holes.
             generator: Source of randomness.
             passes: Times that each stretch of levels is gone through; 1 never goes back.
             jump: Levels in a stretch.
             group: The class of the rows.
         """
-        view, seen = self.denoiser.complete_view(group), ~x[0].isnan()
+        view, seen = self.denoiser.complete_view(group), ~x.isnan()
         context, levels = rows.cells.context, self.levels
 
         def normal() -> Tensor:
