@@ -134,3 +134,46 @@ def test_what_is_not_measured_yet_is_said() -> None:
     wanted = {"t": ["a"], "u": ["a", "b"]}
     assert result_page.not_measured(wanted, records, "table") == "Not measured yet: u: a."
     assert result_page.not_measured({"t": ["a"]}, records, "table") == ""
+
+
+# ---- the 27 small tables ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["iris", "wine", "concrete_slump", "ionosphere", "congress"])
+def test_the_training_rows_themselves_have_their_published_measures(shared_data: Path, name: str) -> None:
+    """Splits, kinds of columns, the space of distances and the balls are those of the authors."""
+    import forest27_protocol as protocol
+
+    published = protocol.published()[name][protocol.REAL]
+    splits = [protocol.load(shared_data / "forestdiffusion27", name, seed) for seed in range(3)]
+    points = [(protocol.points(s.train, s), protocol.points(s.test, s)) for s in splits]
+    for measure, pairs in (
+        ("coverage_train", [(train, train) for train, _ in points]),
+        ("coverage_test", [(test, train) for train, test in points]),
+    ):
+        assert np.mean([protocol.coverage(a, b) for a, b in pairs]) == pytest.approx(published[measure], abs=5e-4)
+    pytest.importorskip("ot", reason="POT, for exact transport, comes beside GenZoo")
+    costs = [protocol.transport(test, train) for train, test in points]
+    assert np.mean(costs) == pytest.approx(published["W_test"], rel=2e-3)
+
+
+def test_ranks_of_the_published_methods_are_those_of_the_published_table() -> None:
+    import forest27_protocol as protocol
+
+    known = protocol.published()
+    assert set(known) == set(protocol.TABLES)
+    ranks = [protocol.mean_ranks(known, m)["Forest-Flow"] for m in ("W_train", "W_test", "coverage_test")]
+    assert np.round(ranks, 1).tolist() == [1.9, 1.5, 1.8]
+
+
+def test_names_become_categories_for_the_generator_and_come_back() -> None:
+    import forest27
+    import forest27_protocol as protocol
+
+    rows = np.array([[0.5, 1.0, 0.0], [1.5, 0.0, 2.0], [2.5, 1.0, 1.0]])
+    split = protocol.Split(rows, rows, (2,), (1, 2), protocol.SmallTable(binary=(1,)))
+    frame = forest27.frame_of(rows, split)
+    assert frame["x2"].tolist() == ["v0", "v2", "v1"]
+    np.testing.assert_array_equal(forest27.rows_of(frame, split), rows)
+    assert protocol.points(rows, split)[:, 1].tolist() == [1.0, 0.0, 1.0]  # two values are a number
+    assert protocol.points(rows, split)[:, 2:].tolist() == [[0.5, 0, 0], [0, 0, 0.5], [0, 0.5, 0]]

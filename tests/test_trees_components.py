@@ -79,7 +79,7 @@ def test_components_find_the_clusters_and_come_near_their_density() -> None:
 
 def test_components_impute_from_the_cluster_that_a_row_shows(tmp_path: Path) -> None:
     frame = clusters(600)
-    model = fit(frame, components=3, rounds=0, particles=64, run_dir=tmp_path)
+    model = fit(frame, components=3, rounds=0, imputation="particles", particles=64, run_dir=tmp_path)
     holes = pd.DataFrame({"a": [4.0] * 50 + [-4.0] * 50, "b": [4.0] * 50 + [3.0] * 50, "c": [None] * 100})
     first, second = model.impute(holes.astype(float), draws=2, seed=0)
     assert (first[["a", "b"]] == holes[["a", "b"]]).all().all()

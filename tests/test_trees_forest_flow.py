@@ -311,7 +311,7 @@ def test_a_hole_in_one_column_leaves_the_others_their_rows() -> None:
 
 def test_imputation_of_gaussian_rows_has_the_conditional_mean_and_spread() -> None:
     frame = gaussian_table(1000)
-    model = fit(frame, rounds=0, num_levels=8, particles=64)
+    model = fit(frame, rounds=0, num_levels=8, imputation="particles", particles=64)
     covariance = np.cov(frame.T.to_numpy())
     holes = pd.DataFrame({"a": np.full(100, 1.5), "b": np.full(100, np.nan), "c": np.full(100, -0.5)})
     drawn = np.concatenate([f["b"].to_numpy() for f in model.impute(holes, draws=10, seed=1)])

@@ -87,8 +87,9 @@ class DenoisingForest(LabelledForest):
         class_mix: Probability of each class by name, in place of its training frequency.
         components: Classes that no column names, found as components of a mixture of Gaussians, each with a Gaussian
             fit and trees of its own: for rows in clusters. Scoring costs as many times more. 0: none.
-        imputation: ``particles`` (sequential Monte Carlo, exact as their number grows) or ``repaint``.
-        particles: Paths a row in imputation; more is closer to the exact conditional.
+        imputation: ``repaint``, the authors' way for diffusion, or ``particles``: sequential Monte Carlo, exact as
+            their number grows, which must be large where many columns are observed.
+        particles: Paths a row of sequential Monte Carlo.
         repaint_passes: Times that RePaint goes through each stretch of levels; 1 never goes back.
         repaint_jump: Levels in a stretch; 0 takes a tenth of all.
         likelihood: Measure residual variances. Without them training is cheaper, rows are drawn by following the flow,
@@ -139,7 +140,7 @@ class DenoisingForest(LabelledForest):
         classes: Classes = "input",
         class_mix: dict[str, float] | None = None,
         components: int = 0,
-        imputation: Literal["particles", "repaint"] = "particles",
+        imputation: Literal["particles", "repaint"] = "repaint",
         particles: int = 32,
         repaint_passes: int = 5,
         repaint_jump: int = 0,

@@ -38,8 +38,6 @@ class ForestDiffusion(DenoisingForest):
             the reverse stochastic equation, as the authors do (for which ``spacing: uniform`` is meant, and 50 levels);
             ``euler``, ``heun`` and ``rk4`` follow the probability flow.
         solver_steps: Steps of those three; 0 makes one from each level to the next.
-        imputation: ``repaint``, the authors' way, or ``particles`` (sequential Monte Carlo, exact as their number
-            grows).
         forest: Arguments of :class:`~genzoo.models.trees.denoising_forest.DenoisingForest`.
 
     References:
@@ -64,11 +62,10 @@ class ForestDiffusion(DenoisingForest):
         beta_max: float = 8.0,
         sampler: Literal["ancestral", "sde", "euler", "heun", "rk4"] = "ancestral",
         solver_steps: int = 0,
-        imputation: Literal["particles", "repaint"] = "repaint",
         **forest: Any,
     ) -> None:
         path = VariancePreserving(beta_min, beta_max)
-        super().__init__(schema, path=path, imputation=imputation, **forest)
+        super().__init__(schema, path=path, **forest)
         if sampler == "ancestral" and not self.has_likelihood:
             raise ValueError(
                 "the ancestral sampler draws from the model of the likelihood, which likelihood: false leaves out; "
