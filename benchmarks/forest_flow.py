@@ -65,7 +65,7 @@ CASES = {
     "mixture_1600": Case(20, 10, {"copies": 5} | LARGE, 6),
     "mixture_8000": Case(20, 5, {"copies": 2} | LARGE | {"rounds": 50}, 3),
     "breast_cancer": Case(
-        50, 20, {"num_levels": 12, "copies": 5, "rounds": 30, "sampler": "heun", "label": "label"}, 6
+        50, 20, {"num_levels": 12, "copies": 20, "rounds": 50, "depth": 7, "sampler": "heun", "label": "label"}, 6
     ),
 }
 

@@ -45,10 +45,10 @@ def complete_rows(
     )  # a slot of one category has no column in the matrix
     for group, one_draw, of_class in classes_of_draws(model, rows, draws, generator):
         wanted = list(range(draws)) if one_draw is None else [one_draw]
-        particles = _particles(model, len(wanted))
-        for chosen in of_class[open_rows[of_class]].split(max(1, MOST_PATHS // particles)):
+        paths = _paths(model, len(wanted))
+        for chosen in of_class[open_rows[of_class]].split(max(1, MOST_PATHS // paths)):
             part = rows.select(chosen).in_group(group)
-            drawn = _complete(model, part, x[chosen], len(wanted), particles, generator, group)
+            drawn = _complete(model, part, x[chosen], len(wanted), paths, generator, group)
             for one, (values, category) in zip(wanted, drawn, strict=True):
                 label = torch.full((len(chosen),), group)
                 filled = model.decoded(values, category, plain.rows[chosen], label).to("cpu")
@@ -77,16 +77,18 @@ def classes_of_draws(
     return out
 
 
-def _particles(model: DenoisingForest, draws: int) -> int:
-    """Paths of each row."""
-    return max(model.particles, 2 * draws) if model.imputation == "particles" else 1
+def _paths(model: DenoisingForest, draws: int) -> int:
+    """Paths of each row, for so many draws of it."""
+    return max(model.particles, 2 * draws) if model.imputation == "particles" else draws
 
 
 def _complete(
-    model: DenoisingForest, rows: Rows, x: Tensor, draws: int, particles: int, generator: torch.Generator, group: int
+    model: DenoisingForest, rows: Rows, x: Tensor, draws: int, paths: int, generator: torch.Generator, group: int
 ) -> list[tuple[Tensor, Tensor]]:
     reverse = model.reverse
     if model.imputation == "particles":
-        return reverse.complete(rows, x, draws, particles, generator, group)
+        return reverse.complete(rows, x, draws, paths, generator, group)
     jump = model.repaint_jump or max(1, len(reverse.path) // 10)
-    return [reverse.repaint(rows, x, generator, model.repaint_passes, jump, group) for _ in range(draws)]
+    every = torch.arange(len(x)).repeat(draws)
+    values, category = reverse.repaint(rows.select(every), x[every], generator, model.repaint_passes, jump, group)
+    return list(zip(values.chunk(draws), category.chunk(draws), strict=True))
