@@ -364,3 +364,38 @@ def test_by_default_a_level_sees_about_as_many_noised_rows_whatever_the_length_o
     assert (len(part), copies) == (20_000, 1)
     given, copies = rows_to_noise(long, 3, generator)
     assert (len(given), copies) == (25_000, 3)
+
+
+@pytest.mark.parametrize("imputation", ["repaint", "particles"])
+@pytest.mark.parametrize("first", range(3))
+def test_rows_of_several_patterns_of_holes_are_completed_in_one_call(imputation: Any, first: int) -> None:
+    """Whatever pattern comes first, each row has its own conditional, and a row without a hole its own cells."""
+    frame = gaussian_table(1000)
+    model = fit(frame, rounds=0, num_levels=12, imputation=imputation, particles=200, repaint_passes=8)
+    none = np.nan
+    kinds = [[1.2, none, -0.5], [none, -1.0, none], [none, none, none], [0.3, 0.2, 0.1]]
+    kinds = kinds[first:] + kinds[:first]
+    holes = pd.DataFrame(np.tile(kinds, (40, 1)), columns=list("abc"))
+    drawn = np.stack([f.to_numpy() for f in model.impute(holes, draws=10, seed=1)])
+    assert np.isfinite(drawn).all()
+    covariance, mean = np.cov(frame.T.to_numpy()), frame.mean().to_numpy()
+    for place, kind in enumerate(np.array(kinds)):
+        mine, seen = drawn[:, place :: len(kinds)].reshape(-1, 3), ~np.isnan(kind)
+        np.testing.assert_array_equal(mine[:, seen], np.broadcast_to(kind[seen], (len(mine), seen.sum())))
+        gain = np.linalg.pinv(covariance[np.ix_(seen, seen)]) @ covariance[np.ix_(seen, ~seen)]
+        wanted = mean[~seen] + (kind[seen] - mean[seen]) @ gain
+        spread = np.sqrt(np.diag(covariance[np.ix_(~seen, ~seen)] - covariance[np.ix_(~seen, seen)] @ gain))
+        np.testing.assert_allclose(mine[:, ~seen].mean(0), wanted, atol=0.35 * spread.max() if len(spread) else 1)
+
+
+@pytest.mark.parametrize("imputation", ["repaint", "particles"])
+def test_rows_without_holes_come_back_as_they_are(imputation: Any) -> None:
+    frame = mixed_table(120, holes=False)
+    for arguments in ({}, {"label": "group"}):
+        model = fit(frame, imputation=imputation, rounds=5, **arguments)
+        pd.testing.assert_frame_equal(model.impute(frame.head(20))[0], frame.head(20))
+        one = frame.head(20).copy()
+        one.loc[3, "x"] = np.nan  # one class alone has something to fill
+        filled = model.impute(one)[0]
+        assert not filled.isna().any().any()
+        pd.testing.assert_frame_equal(filled.drop(index=3), one.drop(index=3))

@@ -90,3 +90,21 @@ def test_an_older_build_is_refused_when_training_begins_and_a_checkpoint_is_stil
     np.testing.assert_array_equal(genzoo.load(tmp_path).log_prob(rows).values, model.log_prob(rows).values)
     with pytest.raises(GenZooError, match=r"leaves 'vector' need XGBoost 3\.3.*use leaves 'scalar'"):
         fit(bent(120))
+
+
+@pytest.mark.usefixtures("any_build")
+@pytest.mark.parametrize("columns", [["a"], ["a", "d"]])
+def test_one_number_is_a_vector_too(columns: list[str]) -> None:
+    frame = bent().assign(d=np.where(bent()["c"] > 0, "x", "y"))[columns]
+    model = fit(frame, label="d" if "d" in columns else None)
+    assert np.isfinite(model.log_prob(frame.head(30)).values).all()
+
+
+@pytest.mark.usefixtures("any_build")
+def test_held_out_rows_with_holes_and_rows_without_a_label_are_no_hindrance() -> None:
+    frame = bent().assign(d=np.where(bent()["c"] > 0, "x", "y"))
+    frame["split"] = np.where(np.arange(len(frame)) % 5, "train", "val")
+    frame.loc[3, ["b", "d"]] = None  # of no known class, so not learned from
+    frame.loc[frame.index[::10], "a"] = np.nan  # half of the validation rows
+    model = fit(frame, label="d", data={"split_column": "split", "test": 0.0}, stopping=5)
+    assert np.isfinite(model.log_prob(frame.head(60)).values).all()

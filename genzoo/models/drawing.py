@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from genzoo.errors import CapabilityError, DataError
+from genzoo.errors import CapabilityError, DataError, GenZooError
 from genzoo.likelihood.noise import seed_of
 from genzoo.models.fit_check import require_complete
 from genzoo.models.scoring import evaluation_precision, split_unseen
@@ -176,6 +176,7 @@ def _impute_batches(
             filled = model.model_impute(known, encoded, draws, generator)
             for completed in filled:
                 _require_finite(model, completed)
+                _require_filled(model, completed)
             out.append([completed.to("cpu") for completed in filled])
     return out
 
@@ -214,6 +215,21 @@ def _require_finite(model: DensityModel, batch: TableBatch) -> None:
             f"{type(model).__name__} drew {int(infinite.sum())} non-finite rows of {len(batch)}; "
             "train longer, or with a smaller learning rate"
         )
+
+
+def _require_filled(model: DensityModel, batch: TableBatch) -> None:
+    """A completion with holes left in it is a defect of the model, and must not pass for one."""
+    schema = model.schema
+    for columns, cells in ((schema.numeric, torch.isnan(batch.numeric)), (schema.categorical, batch.codes == HOLE)):
+        start = 0
+        for column in columns:
+            left = int(cells[:, start : start + column.width].sum())
+            start += column.width
+            if left and column.is_scored and column.missing == "hole":
+                raise GenZooError(
+                    f"{type(model).__name__} left {left} holes of column '{column.name}' open; please report this, "
+                    "and impute with another model (genzoo models lists those that do)"
+                )
 
 
 def _joined(batches: list[TableBatch], schema: Schema) -> TableData:

@@ -131,7 +131,8 @@ def fill_holes(frame: Any, data: TableData, completed: TableData) -> nw.DataFram
             start += column.width
     out: dict[str, Any] = {name: table[name] for name in table.column_names}
     for column in data.schema.columns:
-        if column.kind == "constant" and column.value is not None and column.role == "value" and column.name in out:
+        fixed = column.kind == "constant" and column.value is not None and column.missing == "hole"
+        if fixed and column.role == "value" and column.name in out:
             holes[column.name] = _empty(as_array(out[column.name]), data.schema.missing_tokens)
         gone = holes.get(column.name)
         if gone is None or not gone.any():

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from genzoo.codecs.matrix import Block, MatrixCodec, Rows
 from genzoo.likelihood.normal_cells import log_normal_cell
-from genzoo.models.trees.denoiser import View
+from genzoo.models.trees.denoiser import View, patterns
 from genzoo.trees.levels import Level
 
 
@@ -145,8 +145,8 @@ class Decoder:
             tau: ``(P,)``.
             weight: ``(P,)``.
             generator: Source of randomness.
-            given: ``(n, P)`` values that are known (one pattern for all rows), else NaN: numbers with a density are
-                drawn given those of them that share their covariance.
+            given: ``(n, P)`` values that are known, else NaN: numbers with a density are drawn given those of them that
+                share their covariance.
         """
         noise = torch.randn(x_t.shape, generator=generator, dtype=torch.float64)
         root = view.axes * tau.sqrt()
@@ -156,12 +156,12 @@ class Decoder:
         spread = (view.axes.square() @ tau).clamp_min(1e-12)
         values = torch.where(self.joint, values, x_hat + (h * spread).sqrt() * fresh)
         if given is not None:
-            known = (self.joint & ~given[0].isnan()).nonzero().flatten()
-            wanted = (self.joint & given[0].isnan()).nonzero().flatten()
-            if len(known) and len(wanted):
-                covariance = (view.axes * tau) @ view.axes.T
-                gain = torch.linalg.solve(covariance[known][:, known], covariance[known][:, wanted])
-                values[:, wanted] += (given[:, known] - values[:, known]) @ gain
+            covariance = (view.axes * tau) @ view.axes.T
+            for seen, at in patterns(given):
+                known, wanted = ((self.joint & part).nonzero().flatten() for part in (seen, ~seen))
+                if len(known) and len(wanted):
+                    gain = torch.linalg.solve(covariance[known][:, known], covariance[known][:, wanted])
+                    values[at[:, None], wanted] += (given[at[:, None], known] - values[at[:, None], known]) @ gain
         category = torch.full((len(x_t), len(self.codec.typed.categories)), -1, dtype=torch.int64)
         for block in self.codec.blocks:
             if block.kind == "number":

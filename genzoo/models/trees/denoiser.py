@@ -324,6 +324,8 @@ class Denoiser:
             sizes = [len(x_t) for _, x_t, _ in parts]
             for key in wanted:
                 told = torch.from_numpy(margin(self.store.booster(*key), features, self.threads))
+                if key[1] == "f":  # one column comes flat
+                    told = told.reshape(len(features), self.width)
                 read[key] = list(told.split(sizes))
         out = []
         for place_of_part, ((view, x_t, _), one) in enumerate(zip(parts, begun, strict=True)):

@@ -299,7 +299,8 @@ class DenoisingForest(LabelledForest):
 
     def _refuse_holes(self, rows: Rows) -> None:
         """Trees that predict all columns at once need every target."""
-        holes = (rows.values.isnan() & ~rows.filler).any(0)
+        learned = rows.select((rows.group >= 0).nonzero().flatten())  # a row of no known class is not learned from
+        holes = (learned.values.isnan() & ~learned.filler).any(0)
         if bool(holes.any()):
             raise CapabilityError(
                 f"leaves 'vector' need complete rows to learn from, and column "

@@ -40,13 +40,14 @@ def complete_rows(
     plain = batch.to("cpu")
     filler = torch.randn(rows.values.shape, generator=generator, dtype=torch.float64)
     x = torch.where(rows.filler, filler, rows.values)
-    open_rows = x.isnan().any(1) | (rows.cells.category < 0).any(
-        1
-    )  # a slot of one category has no column in the matrix
+    # a slot of one category has no column in the matrix
+    open_rows = x.isnan().any(1) | (rows.cells.category < 0).any(1)
     for group, one_draw, of_class in classes_of_draws(model, rows, draws, generator):
         wanted = list(range(draws)) if one_draw is None else [one_draw]
         paths = _paths(model, len(wanted))
         for chosen in of_class[open_rows[of_class]].split(max(1, MOST_PATHS // paths)):
+            if not len(chosen):  # nothing to fill: an empty part is split into one
+                continue
             part = rows.select(chosen).in_group(group)
             drawn = _complete(model, part, x[chosen], len(wanted), paths, generator, group)
             for one, (values, category) in zip(wanted, drawn, strict=True):

@@ -189,6 +189,8 @@ def _grow_columns(
     """A booster for each column or one for all, from the copies of one level or of all; and their numbers of trees."""
     parts: dict[str, bytes] = {}
     cut_short = 0
+    if plan.growth.vector:  # complete rows alone have all targets
+        stop = [(f[here], t[here]) for f, t in stop if (here := ~np.isnan(t).any(1)).any()]
     with ExampleTable(blocks, plan.growth.bins, on_disk) as table:
         checks = ExampleTable(stop, plan.growth.bins, on_disk=False, like=table.matrix) if stop else None
         counts = np.zeros(table.num_targets)
