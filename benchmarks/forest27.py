@@ -92,6 +92,9 @@ def run(folder: Path, name: str, seed: int, sets: int, arguments: dict[str, Any]
     split = load(folder, name, seed)
     frame = frame_of(split.train, split)
     overrides = {f"x{place}": {"kind": "categorical"} for place in split.named}
+    if split.train.shape[1] > WIDE:  # columns with atoms would be several columns each; the authors' are continuous
+        schema = genzoo.infer_schema(frame, overrides=overrides)
+        overrides |= {column.name: {"kind": "continuous"} for column in schema.columns if column.kind == "mixed"}
     settings = settings_for(split) | arguments
     started = time.process_time()
     model = genzoo.fit(

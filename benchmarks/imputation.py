@@ -287,8 +287,6 @@ PAGE = """# Filling in hidden cells
 After this page you know how well GenZoo's models fill in cells beside the imputers of scikit-learn and miceforest,
 and where they are behind. It is written by `benchmarks/imputation.py` from the numbers in
 `docs/results/imputation.json`; measured on one thread of 2 shared CPU cores (x86-64), November 2026, with {versions}.
-GenZoo's models were run before they knew
-[frequent values of a grid](../decisions/0004-frequent-values-of-a-fine-grid.md).
 
 Cells are hidden completely at random, the same cells for every method, and only hidden cells of held-out rows are
 judged. **Accuracy**: share of categories that the most frequent draw names. **MAE** of the median of the draws,
@@ -301,7 +299,8 @@ ten draws or more. Names in bold are GenZoo's. CPU seconds are of training and f
 ## Trained on complete rows
 
 RADD against one Gaussian and mode and median: 100 draws, so that the 5 % and 95 % quantiles exist. RADD trains on
-{visits_complete} rows in all (cosine schedule, otherwise its defaults).
+{visits_complete} rows in all (cosine schedule, otherwise its defaults). These models were run before they knew
+[frequent values of a grid](../decisions/0004-frequent-values-of-a-fine-grid.md).
 
 {complete}
 
@@ -311,13 +310,13 @@ RADD against one Gaussian and mode and median: 100 draws, so that the 5 % and 95
 
 The training rows have as many holes as the rows to fill, because IterativeImputer and miceforest learn from columns
 with holes alone. Training rows are a random sample of the table's, the same for all. Our models are at their
-defaults{radd}; `forest_flow` trains for at most two minutes. The others as they come: `KNNImputer` (five neighbours)
-and `IterativeImputer` (Bayesian ridge, ten rounds) on standardised numbers and indicators, the largest indicator of a
-filled block being the category (regressions do without that of the most frequent category, since whole blocks predict
-themselves); `IterativeImputer, draws` is the same with `sample_posterior=True`; `miceforest` with one data set, three
-iterations and mean matching of five candidates, each draw filling the rows anew; where its search for neighbours in
-log-odds of categories stops with an error, `miceforest, fast` draws them from the predicted probabilities. Numbers are
-put on their column's grid.
+defaults{radd}; `forest_flow` trains for at most two minutes, on the tables with 100 draws alone. The others as they
+come: `KNNImputer` (five neighbours) and `IterativeImputer` (Bayesian ridge, ten rounds) on standardised numbers and
+indicators, the largest indicator of a filled block being the category (regressions do without that of the most frequent
+category, since whole blocks predict themselves); `IterativeImputer, draws` is the same with `sample_posterior=True`;
+`miceforest` with one data set, three iterations and mean matching of five candidates, each draw filling the rows anew;
+where its search for neighbours in log-odds of categories stops with an error, `miceforest, fast` draws them from the
+predicted probabilities. Numbers are put on their column's grid.
 
 {holes}
 

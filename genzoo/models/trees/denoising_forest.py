@@ -161,6 +161,8 @@ class DenoisingForest(LabelledForest):
             ("repaint_passes", repaint_passes, 1),
             ("rotations", rotations, 0),
             ("components", components, 0),
+            ("particles", particles, 1),
+            ("draws", draws, 1),
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")

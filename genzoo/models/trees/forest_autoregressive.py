@@ -110,8 +110,9 @@ class ForestAutoregressive(TreeModel):
         super().__init__(schema, groups=groups, workers=workers, dask=dask, draws=draws, seed=seed)
         if num_bins < 2:
             raise ValueError(f"num_bins must be at least 2, got {num_bins}")
-        if orders < 1:
-            raise ValueError(f"orders must be at least 1, got {orders}")
+        for name, value in (("orders", orders), ("particles", particles)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         self.growth = Growth(rounds, depth, eta, min_child_weight=min_child_weight, patience=stopping)
         self.particles = particles
         self.codec = VectorCodec(self.schema)
