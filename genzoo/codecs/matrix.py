@@ -226,9 +226,13 @@ def _label_slot(typed: VectorCodec, schema: Schema, label: str) -> int:
         if category.column == label and category.number is None and category.num_categories:
             return slot
     names = [c.name for c in schema.scored if c.is_categorical]
+    advice = (
+        f", or declare it so (--data.overrides.{label}.kind categorical)"
+        if label in {c.name for c in schema.scored}
+        else ""
+    )
     raise SchemaError(
-        f"label '{label}' is not a categorical value column of this table; choose one of {names or 'none'}, "
-        f"or declare it so (--data.overrides.{label}.kind categorical)"
+        f"label '{label}' is not a categorical value column of this table; choose one of {names or 'none'}{advice}"
     )
 
 
