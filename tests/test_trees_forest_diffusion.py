@@ -313,9 +313,7 @@ def test_the_mix_of_classes_can_be_given_and_moves_samples_and_likelihood() -> N
 
 
 def test_a_label_that_is_no_category_is_refused_with_the_ones_there_are() -> None:
-    with pytest.raises(
-        SchemaError, match=r"label 'x' is not a categorical value column .*'kind'.*overrides.x.kind"
-    ):
+    with pytest.raises(SchemaError, match=r"label 'x' is not a categorical value column .*'kind'.*overrides.x.kind"):
         fit(classes_table(), "forest_flow", label="x")
     with pytest.raises(SchemaError, match=r"label 'kinds' is not a categorical .*choose one of \['kind'\]$"):
         fit(classes_table(), "forest_flow", label="kinds")
