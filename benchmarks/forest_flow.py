@@ -1,5 +1,6 @@
 """ForestFlow beside the public package ForestDiffusion 1.0.6: CPU, memory, size, and quality of the generated rows.
 
+    pip install pot
     python -m venv peer && peer/bin/pip install ForestDiffusion==1.0.6
     python benchmarks/forest_flow.py --reference peer/bin/python [--only iris wine] [--seeds 3] [--sets 5]
 
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from forest27_protocol import transport
 from numpy.typing import NDArray
 from process_cost import Cost, measure
 
@@ -131,27 +133,6 @@ def prepared(rows: Floats, split: Split) -> Floats:
     return np.concatenate([scaled, code], 1)
 
 
-def transport_cost(a: Floats, b: Floats) -> float:
-    """Exact optimal transport cost between two sets of rows of equal total mass, L1 ground cost."""
-    from scipy.optimize import linear_sum_assignment, linprog
-    from scipy.sparse import coo_matrix
-    from scipy.spatial.distance import cdist
-
-    if len(a) == len(b):
-        cost = cdist(a, b, "cityblock")
-        return float(cost[linear_sum_assignment(cost)].mean())
-    large, small = (a, b) if len(a) > len(b) else (b, a)
-    if len(large) % len(small) == 0:  # each row of the smaller set stands for several
-        return transport_cost(large, np.repeat(small, len(large) // len(small), 0))
-    cost = cdist(a, b, "cityblock")
-    n, m = cost.shape
-    index = np.arange(n * m)
-    rows = np.concatenate([index // m, n + index % m])
-    matrix = coo_matrix((np.ones(2 * n * m), (rows, np.concatenate([index, index]))), shape=(n + m, n * m)).tocsr()
-    mass = np.concatenate([np.full(n, 1 / n), np.full(m, 1 / m)])
-    return float(linprog(cost.ravel(), A_eq=matrix, b_eq=mass, method="highs").fun)
-
-
 def two_sample_auc(real: Floats, generated: Floats, seed: int = 0) -> float:
     """How well a boosted classifier tells the two apart in five folds."""
     import xgboost
@@ -178,8 +159,8 @@ def quality(generated: Floats, split: Split) -> dict[str, float]:
     rows = prepared(generated, split)
     few = rows[:MOST_MATCHED]
     return {
-        "W1 train": transport_cost(few, train[: len(few)]),
-        "W1 test": transport_cost(few, test),
+        "W1 train": transport(few, train[: len(few)]),
+        "W1 test": transport(few, test),
         "AUC": two_sample_auc(test, rows),
     }
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import json
 import time
 import warnings
 from collections.abc import Sequence
@@ -104,19 +105,23 @@ def make_case(table: Table, share: float, complete: bool, train_rows: int, rows:
     return Case(module, training, truth, hide_cells(truth, share, "mcar", seed))
 
 
-def fit_ours(name: str, case: Case, visits: int, seed: int) -> Any:
-    """One of our models, at its defaults but for the length of training: ``visits`` rows in all for RADD."""
+def fit_ours(name: str, case: Case, visits: int, seed: int, arguments: dict[str, Any]) -> Any:
+    """One of our models, at its defaults but for ``arguments`` and the length of training: ``visits`` rows for RADD."""
     schema = case.module.schema_dict
     if name != "radd":
         limit = {"max_time": {"minutes": MINUTES}} if name == "forest_flow" else {}
-        return train(model_class(name)(schema=schema, seed=seed), case.module, None, progress=False, **limit)
+        return train(
+            model_class(name)(schema=schema, seed=seed, **arguments), case.module, None, progress=False, **limit
+        )
     epochs = int(np.clip(visits / len(case.module.data("train")), 1, 200))
-    model = model_class("radd")(schema=schema, schedule="cosine", patience=0, draws=4, seed=seed)
+    model = model_class("radd")(schema=schema, schedule="cosine", patience=0, draws=4, seed=seed, **arguments)
     every = max(1, epochs // 10)
     return train(model, case.module, None, progress=False, max_epochs=epochs, check_val_every_n_epoch=every)
 
 
-def measure(name: str, case: Case, draws: int, visits: int, seed: int) -> tuple[list[TableData], float, float, str]:
+def measure(
+    name: str, case: Case, draws: int, visits: int, seed: int, arguments: dict[str, Any]
+) -> tuple[list[TableData], float, float, str]:
     """Completions, CPU seconds of training (ours), of the whole, and why other software failed, if it did."""
     started = time.process_time()
     if name in IMPUTERS:
@@ -126,7 +131,7 @@ def measure(name: str, case: Case, draws: int, visits: int, seed: int) -> tuple[
         except Exception as error:  # a row of the table, whatever it was
             reason = f"{type(error).__name__}: {error}"
         return found, float("nan"), time.process_time() - started, reason
-    model = fit_ours(name, case, visits, seed)
+    model = fit_ours(name, case, visits, seed, arguments)
     fitted = time.process_time() - started
     return impute_data(model, case.hidden.data, draws, seed), fitted, time.process_time() - started, ""
 
@@ -176,7 +181,9 @@ def run(given: argparse.Namespace) -> None:
             for method in wanted:
                 if method == "miceforest, fast" and not failed(given, name, share):
                     continue
-                found, fitted, whole, reason = measure(method, case, given.draws, given.visits, given.seed)
+                found, fitted, whole, reason = measure(
+                    method, case, given.draws, given.visits, given.seed, given.arguments
+                )
                 numbers = {"failed": reason} if reason else scored(case, found, given.seed)
                 record: Record = {
                     "table": name, "share": share, "complete": given.complete, "method": method,
@@ -372,6 +379,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--visits", type=int, default=0, help="rows RADD trains on, counted once an epoch")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--arguments", type=json.loads, default={}, help="JSON: arguments of our models")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path)
     given = parser.parse_args()
