@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -34,9 +34,6 @@ from genzoo.tables.batch import TableBatch
 from genzoo.trees.boosting import Growth
 from genzoo.trees.levels import CELLS, CODES, SMOOTH, NoisePath, Spacing, shortest_path
 from genzoo.trees.store import CUT_SHORT
-
-if TYPE_CHECKING:
-    pass
 
 FOREST_CAPABILITIES = Capabilities(
     missing="lower_bound",
