@@ -312,6 +312,22 @@ def test_the_mix_of_classes_can_be_given_and_moves_samples_and_likelihood() -> N
         fit(frame, "forest_flow", class_mix=mix)
 
 
+def test_a_stratified_table_has_as_many_rows_of_each_class_as_asked_for() -> None:
+    mix = {"seven": 1.0, "nine": 3.0, "eleven": 0.3}
+    whole = sum(mix.values())
+    model = fit(classes_table(), "forest_flow", label="kind", class_mix=mix, stratified=True, rounds=0)
+    first = []
+    for seed in range(40):
+        drawn = model.sample(30, seed=seed)["kind"].astype(str)
+        for name, weight in mix.items():
+            expected = 30 * weight / whole
+            assert (drawn == name).sum() in (math.floor(expected), math.ceil(expected))
+        first.append(drawn[0])
+    assert len(set(first)) > 1  # rows are in no order
+    alone = [str(model.sample(1, seed=seed)["kind"].iloc[0]) for seed in range(300)]
+    assert alone.count("nine") / 300 == pytest.approx(3 / whole, abs=0.08)  # three standard deviations
+
+
 def test_a_label_that_is_no_category_is_refused_with_the_ones_there_are() -> None:
     with pytest.raises(SchemaError, match=r"label 'x' is not a categorical value column .*'kind'.*overrides.x.kind"):
         fit(classes_table(), "forest_flow", label="x")

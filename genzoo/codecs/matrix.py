@@ -100,6 +100,8 @@ class MatrixCodec(Codec):
     A number keeps the scaled value of :class:`~genzoo.codecs.vector.VectorCodec` (never clipped; on a grid the centre
     of its cell). Two categories are -1 and 1; more are one-hot vectors of length 2, or corners of a cube (``bits``).
     Whatever the code, the model's decoder gives every category a probability and nothing else, so no code is wasted.
+    An atom of a grid is a cell like any other and has no indicator: columns of the matrix are what trees cost, and the
+    cell holds the same probability. Atoms of columns that are not on a grid keep theirs.
 
     Args:
         schema: Schema of the training view.
@@ -125,7 +127,7 @@ class MatrixCodec(Codec):
         box: bool = False,
     ) -> None:
         super().__init__(schema)
-        self.typed = VectorCodec(schema, scaler, widen_cells=True)
+        self.typed = VectorCodec(_atoms_in_cells(schema), scaler, widen_cells=True)
         self.box = box
         for name in ("low", "high"):
             self.register_buffer(name, torch.zeros(len(self.typed.numbers), dtype=torch.float64))
@@ -219,6 +221,11 @@ class MatrixCodec(Codec):
         if self.box:
             number = (number.clamp(-1.0, 1.0) * self._range + self.low + self.high) / 2
         return self.typed.decode(number, category, rows)
+
+
+def _atoms_in_cells(schema: Schema) -> Schema:
+    """The schema with no atoms on grids but the missing cell."""
+    return replace(schema, columns=tuple(replace(c, atoms=()) if c.kind == "quantized" else c for c in schema.columns))
 
 
 def _label_slot(typed: VectorCodec, schema: Schema, label: str) -> int:

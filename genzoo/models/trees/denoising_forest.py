@@ -82,6 +82,9 @@ class DenoisingForest(LabelledForest):
             is worth ``log P(label) + bound(the rest given the label)``.
         classes: With a label: trees are told the class (``input``), or each class has its own (``separate``).
         class_mix: Probability of each class by name, in place of its training frequency.
+        stratified: Rows are drawn with as many of each class as its probability asks for, rounded up or down at random,
+            in place of a class drawn for each row: the mix of a small table is then the one meant. Each row is still
+            a draw of the model; rows of one table are no longer independent.
         components: Classes that no column names, found as components of a mixture of Gaussians, each with a Gaussian
             fit and trees of its own: for rows in clusters. Scoring costs as many times more. 0: none.
         imputation: ``repaint``, the authors' way for diffusion, or ``particles``: sequential Monte Carlo, exact as
@@ -136,6 +139,7 @@ class DenoisingForest(LabelledForest):
         label: str | None = None,
         classes: Classes = "input",
         class_mix: dict[str, float] | None = None,
+        stratified: bool = False,
         components: int = 0,
         imputation: Literal["particles", "repaint"] = "repaint",
         particles: int = 32,
@@ -174,7 +178,7 @@ class DenoisingForest(LabelledForest):
         self.levels = path.levels(num_levels, spacing, width, ends)
         self.num_steps, self.particles, self.shrink = num_steps, particles, shrink
         self.shared, self.rotations = shared, rotations
-        self.label, self.class_mix = label, class_mix
+        self.label, self.class_mix, self.stratified = label, class_mix, stratified
         self.separate = bool(self.components) or (label is not None and classes == "separate")
         if self.components:
             if label is not None:
@@ -509,7 +513,11 @@ class DenoisingForest(LabelledForest):
         group = torch.zeros(num_samples, dtype=torch.int64)
         if self.num_groups > 1:
             weights = self.class_log_prob.exp()
-            group = torch.multinomial(weights, num_samples, replacement=True, generator=generator)
+            if self.stratified:
+                group = systematic(weights, num_samples, generator)
+                group = group[torch.randperm(num_samples, generator=generator)]
+            else:
+                group = torch.multinomial(weights, num_samples, replacement=True, generator=generator)
         values = torch.empty(num_samples, self.codec.width, dtype=torch.float64)
         category = torch.full((num_samples, len(self.codec.typed.categories)), -1, dtype=torch.int64)
         for one in group.unique().tolist():
@@ -531,14 +539,18 @@ class DenoisingForest(LabelledForest):
 
 
 def in_proportion(rows: Rows, seed: int, repeats: int = 1) -> Rows:
-    """Rows repeated in proportion to their weights, by systematic resampling: ``n repeats`` of them, each as often as
-    its weight asks for, rounded up or down at random. Rows without weights stay as they are.
+    """Rows repeated in proportion to their weights (:func:`systematic`), ``n repeats`` of them. Rows without weights
+    stay as they are.
     """
     weight = rows.cells.weight
     if weight is None:
         return rows
-    count = repeats * len(rows)
-    start = torch.rand(1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    place = (torch.arange(count, dtype=torch.float64) + start) * (weight.sum() / count)
-    chosen = rows.select(torch.searchsorted(weight.cumsum(0), place, right=True).clamp_max(len(rows) - 1))
+    chosen = rows.select(systematic(weight, repeats * len(rows), torch.Generator().manual_seed(seed)))
     return replace(chosen, cells=replace(chosen.cells, weight=None))
+
+
+def systematic(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """``(count,)`` ascending indices, each as often as its weight asks for, rounded up or down at random."""
+    start = torch.rand(1, generator=generator, dtype=torch.float64)
+    place = (torch.arange(count, dtype=torch.float64) + start) * (weight.sum() / count)
+    return torch.searchsorted(weight.cumsum(0), place, right=True).clamp_max(len(weight) - 1)
