@@ -310,38 +310,34 @@ class Denoiser:
         first = parts[0][0]
         job, trees = self.job(level, first.group), self.trees(level, first.group)
         begun = [self._linear_part(level, x_t, view) for view, x_t, _ in parts]
-        read: dict[tuple[str, str], list[Tensor]] = {}
-        wanted = [(trees, "f")] if self.store.has(trees, "f") else []
-        wanted += [(trees, f"f{column}") for column in range(self.width) if self.store.has(trees, f"f{column}")]
-        wanted += [(job, "h")] if self.store.has(job, "h") else []
-        if wanted:
+        sizes = [len(x_t) for _, x_t, _ in parts]
+        added = torch.zeros(sum(sizes), self.width, dtype=torch.float64)
+        sizes_of_residual = torch.ones(sum(sizes), dtype=torch.float64)
+        columns = {"f": slice(None)} | {f"f{column}": slice(column, column + 1) for column in range(self.width)}
+        columns = {name: where for name, where in columns.items() if self.store.has(trees, name)}
+        if columns or self.store.has(job, "h"):
             features = np.concatenate(
                 [
                     self.features(level, x_t, one.whole, view, context)
                     for (view, x_t, context), one in zip(parts, begun, strict=True)
                 ]
             )
-            sizes = [len(x_t) for _, x_t, _ in parts]
-            for key in wanted:
-                told = torch.from_numpy(margin(self.store.booster(*key), features, self.threads))
-                if key[1] == "f":  # one column comes flat
-                    told = told.reshape(len(features), self.width)
-                read[key] = list(told.split(sizes))
+
+            def told(trees: str, name: str) -> Tensor:
+                return torch.from_numpy(margin(self.store.booster(trees, name), features, self.threads))
+
+            for name, where in columns.items():
+                added[:, where] = told(trees, name).reshape(len(features), -1)
+            if self.store.has(job, "h"):
+                sizes_of_residual = told(job, "h").exp().clamp(*H_RANGE)
         out = []
-        for place_of_part, ((view, x_t, _), one) in enumerate(zip(parts, begun, strict=True)):
-            x_hat = one.linear
-            if (trees, "f") in read:  # leaves hold a vector
-                x_hat += one.scale * read[trees, "f"][place_of_part][:, view.index]
-            for place, column in enumerate(view.index.tolist()):
-                if (trees, f"f{column}") in read:
-                    x_hat[:, place] += one.scale[place] * read[trees, f"f{column}"][place_of_part]
-            h = torch.ones(len(x_t), 1, dtype=torch.float64)
-            if (job, "h") in read:
-                h = read[job, "h"][place_of_part].exp().clamp(*H_RANGE)[:, None]
-            h = h.repeat(1, len(view.index))
+        for (view, _, _), one, tree_part, size in zip(
+            parts, begun, added.split(sizes), sizes_of_residual.split(sizes), strict=True
+        ):
+            h = size[:, None].repeat(1, len(view.index))
             for places, factor in one.own:  # these know the variance of each row
                 h[:, places] = factor
-            out.append((x_hat, h))
+            out.append((one.linear + one.scale * tree_part[:, view.index], h))
         return out
 
     def _linear_part(self, level: Level, x_t: Tensor, view: View) -> _LinearPart:
