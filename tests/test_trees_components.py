@@ -123,7 +123,7 @@ def test_holes_are_filled_by_their_conditional_mean_before_components_are_found(
 
 def codes_of(points: list[list[float]], frequency: list[float]) -> Codes:
     made = torch.tensor(points, dtype=torch.float64)
-    return Codes(torch.arange(made.shape[1]), made, torch.tensor(frequency, dtype=torch.float64).log(), False)
+    return Codes(torch.arange(made.shape[1]), made, torch.tensor(frequency, dtype=torch.float64).log(), False, 0 * made)
 
 
 TWO = codes_of([[-1.0], [1.0]], [0.3, 0.7])

@@ -16,7 +16,7 @@ from contract import continuous_table, mixed_table
 from genzoo.codecs.matrix import MatrixCodec, category_codes
 from genzoo.datamodules.table import Table
 from genzoo.likelihood.noise import RowNoise
-from genzoo.models.trees.code_posterior import Codes
+from genzoo.models.trees.code_posterior import Codes, known_values
 from genzoo.models.trees.denoiser import View, patterns
 from genzoo.models.trees.forest_flow import ForestFlow
 from genzoo.models.trees.gaussian_fits import gaussian_fit
@@ -175,15 +175,56 @@ def test_trees_find_the_conditional_mean_of_gaussian_rows_without_its_covariance
 
 
 def test_codes_are_estimated_by_enumeration() -> None:
-    codes = Codes(
-        torch.tensor([0]), torch.tensor([[-1.0], [1.0]]).double(), torch.tensor([0.25, 0.75]).log().double(), False
-    )
+    points = torch.tensor([[-1.0], [1.0]]).double()
+    codes = Codes(torch.tensor([0]), points, torch.tensor([0.25, 0.75]).log().double(), False, torch.zeros_like(points))
     x_t, t = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None], 0.5
     w = torch.tensor([0.25, 0.75]) * torch.exp(-0.5 * (x_t - 0.5 * torch.tensor([-1.0, 1.0])) ** 2 / t**2)
     p = w[:, 1] / w.sum(1)
     mean, variance = codes.estimate(x_t, at(t))
     torch.testing.assert_close(mean[:, 0], 2 * p - 1)
     torch.testing.assert_close(variance[:, 0], 4 * p * (1 - p) + 1e-5)
+
+
+def test_atoms_and_gaussians_beside_them_are_estimated_as_by_quadrature() -> None:
+    points, spread = torch.tensor([[0.0], [0.5], [2.0]]).double(), torch.tensor([[0.0], [0.3], [0.05]]).double()
+    weight = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+    codes = Codes(torch.tensor([0]), points, weight.log(), True, spread)
+    x_t, t = torch.linspace(-1, 2, 7, dtype=torch.float64), 0.4
+    grid = torch.linspace(-6, 8, 20001, dtype=torch.float64)
+    step = grid[1] - grid[0]
+    prior = sum(
+        w * torch.exp(-0.5 * (grid - m) ** 2 / v) / (2 * math.pi * v).sqrt() * step
+        for w, m, v in zip(weight[1:], points[1:, 0], spread[1:, 0], strict=True)
+    )
+    values, mass = torch.cat([torch.zeros(1), grid]), torch.cat([weight[:1], torch.as_tensor(prior)])
+    like = mass * torch.exp(-0.5 * (x_t[:, None] - (1 - t) * values) ** 2 / t**2)
+    posterior = like / like.sum(1, keepdim=True)
+    mean = posterior @ values
+    found, variance = codes.estimate(x_t[:, None], at(t))
+    torch.testing.assert_close(found[:, 0], mean, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        variance[:, 0], (posterior * (values - mean[:, None]) ** 2).sum(1) + 1e-5, atol=1e-6, rtol=0
+    )
+
+
+def test_a_fine_grid_is_known_by_its_atoms_and_parts_of_the_rest() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rest = torch.randn(400, generator=generator, dtype=torch.float64).round(decimals=3)
+    values = torch.cat([torch.full((500,), 7.0), torch.full((100,), -3.0), rest]).double()
+    points, logs, spread = known_values(values, 2)
+    known = ~points.isnan()
+    assert int(known.sum()) == 2 + 16
+    torch.testing.assert_close(logs[known].exp().sum(), torch.tensor(1.0, dtype=torch.float64))
+    assert points[:2].tolist() == [7.0, -3.0]
+    assert spread[:2].tolist() == [0.0, 0.0]
+    share = logs[known].exp()
+    mean = (share * points[known]).sum()
+    torch.testing.assert_close(mean, values.mean())
+    total = (share * (spread[known] + (points[known] - mean) ** 2)).sum()
+    torch.testing.assert_close(total, values.var(correction=0))
+    assert bool(known_values(values, 0).isnan().all())  # many values, and none of them an atom: smooth
+    few = known_values(torch.tensor([1.0, 1.0, 2.0]).double(), 0)
+    torch.testing.assert_close(few[1, :2].exp(), torch.tensor([2 / 3, 1 / 3]).double())
 
 
 def test_residual_variances_use_every_observed_pair() -> None:

@@ -111,8 +111,7 @@ class DenoisingForest(LabelledForest):
     covariance: Tensor
     component_log_prob: Tensor
     category_log_prob: Tensor
-    grid_points: Tensor
-    grid_logs: Tensor
+    grid_values: Tensor
 
     def __init__(
         self,
@@ -210,9 +209,8 @@ class DenoisingForest(LabelledForest):
         self.register_buffer("component_log_prob", torch.zeros(self.components, dtype=torch.float64))
         self.register_buffer("covariance", torch.eye(width, dtype=torch.float64).repeat(num_groups, 1, 1))
         self.register_buffer("category_log_prob", torch.zeros(self.layout.total, dtype=torch.float64))
-        for name in ("grid_points", "grid_logs"):
-            shape = (len(self.codec.typed.numbers), MOST_VALUES)
-            self.register_buffer(name, torch.full(shape, torch.nan, dtype=torch.float64))
+        shape = (len(self.codec.typed.numbers), 3, MOST_VALUES)
+        self.register_buffer("grid_values", torch.full(shape, torch.nan, dtype=torch.float64))
         self._reverse: ReversePath | None = None
 
     # ---- what a method writes -------------------------------------------------------------------------------------
@@ -341,9 +339,8 @@ class DenoisingForest(LabelledForest):
         for slot, number in enumerate(self.codec.typed.numbers):
             if number.quantized and number.indicator is None:
                 column = self.codec.number_column[slot]
-                self.grid_points[slot], self.grid_logs[slot] = known_values(
-                    train.values[train.cells.present[:, slot], column]
-                )
+                seen = train.values[train.cells.present[:, slot], column]
+                self.grid_values[slot] = known_values(seen, len(self.schema[number.column].atoms))
         self.refresh_derived()
 
     def weighed(self, rows: Rows) -> Rows:
@@ -380,7 +377,7 @@ class DenoisingForest(LabelledForest):
 
     def _denoiser(self, threads: int) -> Denoiser:
         logs = [self.category_log_prob[part].cpu() for part in self.layout.slots()]
-        codes = all_codes(self.codec, logs, self.grid_points.cpu(), self.grid_logs.cpu())
+        codes = all_codes(self.codec, logs, self.grid_values.cpu())
         smooth = self._smooth()
         for code in codes:
             smooth[code.columns] = False
