@@ -204,10 +204,10 @@ published 1.705: another copy of the file) and blood_transfusion (coverage train
 
 `W train` and `coverage train` reward copies of training rows: read them with W test.
 
-**Labels.** Tables with classes are drawn `stratified`: as many rows of each class as its frequency in training asks for.
-The authors draw the label of each row by itself, so that a small table misses its mix of classes by chance, and a row of
-a wrong class costs about 1: for iris and seeds that is half of the cost. The lines "label by row" below are the same
-models drawn as the authors draw, the like for like comparison of the trees.
+**Labels.** Tables with classes are drawn `stratified`: as many rows of each class as its frequency in training asks
+for. The authors draw the label of each row by itself, so that a small table misses its mix of classes by chance, and a
+row of a wrong class costs about 1: of the cost of iris to its training rows that is half. The lines "label by row"
+below are the same models drawn as the authors draw: the like for like comparison of the trees.
 
 {settings}
 

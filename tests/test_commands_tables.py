@@ -102,6 +102,31 @@ def test_several_draws_give_several_files_that_differ_in_the_holes_alone(place: 
     assert "'filled-1.csv' exists" in refused.err
 
 
+def test_a_trained_model_is_given_another_way_to_draw(place: Path) -> None:
+    forest = ("--model.label", "c", "--model.rounds", 0, "--model.num_levels", 4)
+    said = say("fit", "--model", "forest_flow", "--data.path", place / "toy.csv", "--run_dir", "f", *forest, *QUIET)
+    assert said.code == 0, said.err
+    shares = genzoo.load("f").class_log_prob.exp()
+    assert say("sample", "f", "-n", 60, "-o", "s.csv", "--set", "stratified=true", "--set", "sampler=heun").code == 0
+    names = list(genzoo.load("f").schema["c"].categories)
+    counts = pd.read_csv("s.csv").c.value_counts().reindex(names, fill_value=0)
+    assert (abs(counts - 60 * shares.numpy()) < 1).all()
+    assert say("sample", "f", "-n", 60, "-o", "t.csv").code == 0
+    assert not pd.read_csv("t.csv").equals(pd.read_csv("s.csv"))
+    for way in ("imputation=particles", "repaint_passes=1"):
+        filled = f"{way.partition('=')[2]}.csv"
+        assert say("impute", "f", place / "toy.csv", "-o", filled, "--set", way).code == 0
+    assert not pd.read_csv("particles.csv").equals(pd.read_csv("1.csv"))
+    for wrong, sentence in (
+        ("sampler=foo", "--set: sampler must be one of ancestral, euler, heun, rk4, got 'foo'"),
+        ("rounds=3", "--set: 'rounds' says how a ForestFlow is trained, or is no argument of it; a trained one can be"),
+        ("sampler", "'sampler' is not NAME=VALUE, as in sampler=euler"),
+    ):
+        refused = say("sample", "f", "-n", 2, "-o", "u.csv", "--set", wrong)
+        assert refused.code == WRONG_INPUT
+        assert sentence in refused.err
+
+
 def test_score_writes_the_models_own_numbers(place: Path) -> None:
     said = say("score", place / "run", place / "toy.csv", "-o", "scored.parquet", "--by", "column")
     assert said.code == 0, said.err

@@ -83,6 +83,17 @@ def test_a_saved_model_gives_bit_equal_numbers(key: str, tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("key", KEYS)
+def test_a_trained_model_can_be_used_in_another_way_and_not_be_another(key: str, tmp_path: Any) -> None:
+    model, frame = fitted(key, "mixed")
+    path = tmp_path / "model.ckpt"
+    model.save(path)
+    same = genzoo.load(path, **{name: getattr(model, name) for name in model.settings})
+    np.testing.assert_array_equal(same.log_prob(frame).values, model.log_prob(frame).values)
+    with pytest.raises(ValueError, match=f"'seed' says how a {type(model).__name__} is trained.*can be given .*draws"):
+        genzoo.load(path, seed=1)
+
+
+@pytest.mark.parametrize("key", KEYS)
 def test_changing_units_shifts_the_likelihood_by_the_log_of_the_factor(key: str) -> None:
     frame = mixed_table(200)
     scaled = frame.assign(x=frame["x"] * 1024, amount=frame["amount"] * 1024, count=frame["count"] * 1024)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genzoo.commands.output import require_writable
-from genzoo.commands.parsing import Parser, add_output, add_seed, whole_number
+from genzoo.commands.parsing import Parser, UsageError, add_output, add_seed, add_settings, whole_number
 from genzoo.commands.ranges import add_dask, in_order, opened
 
 if TYPE_CHECKING:
@@ -36,9 +37,12 @@ def run(arguments: list[str]) -> int:
     )
     add_output(parser, "where the completed table goes: csv, tsv, parquet or feather")
     add_dask(parser)
+    add_settings(parser)
     add_seed(parser, "seed of the draws")
     given = parser.parse(arguments)
     if given.repair:
+        if given.set:
+            raise UsageError("genzoo impute: --set says how holes are filled, and --repair fills none; leave one out")
         from genzoo.commands.repair import run_repair
 
         return run_repair(given)
@@ -46,8 +50,9 @@ def run(arguments: list[str]) -> int:
 
     from genzoo.tables.stream import TableWriter
 
-    model, reader = opened(given.run, given.file)
-    tasks = ((given.run, given.file, given.draws, given.seed, *ends) for ends in reader.ranges())
+    settings = json.dumps(dict(given.set))
+    model, reader = opened(given.run, given.file, settings)
+    tasks = ((given.run, given.file, settings, given.draws, given.seed, *ends) for ends in reader.ranges())
     empty: Counter[str] = Counter()
     with ExitStack() as stack:
         writers = [stack.enter_context(TableWriter(target, given.overwrite)) for target in targets]
@@ -61,7 +66,7 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def impute_range(run: str, file: str, draws: int, seed: int, start: int, stop: int) -> list[Any]:
+def impute_range(run: str, file: str, settings: str, draws: int, seed: int, start: int, stop: int) -> list[Any]:
     """Rows ``start`` to ``stop`` of a file completed ``draws`` times, as Arrow tables.
 
     Draws depend on the seed and the batch of rows, so it does not matter into which ranges the file is cut.
@@ -69,7 +74,7 @@ def impute_range(run: str, file: str, draws: int, seed: int, start: int, stop: i
     from genzoo.models.drawing import IMPUTE_BATCH, impute_table
     from genzoo.tables.frames import to_arrow
 
-    model, reader = opened(run, file)
+    model, reader = opened(run, file, settings)
     filled = impute_table(model, reader.read(start, stop), draws, seed, IMPUTE_BATCH, first=start)
     return [to_arrow(frame) for frame in filled]
 

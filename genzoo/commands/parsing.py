@@ -127,3 +127,26 @@ def add_sections(parser: argparse.ArgumentParser) -> None:
 def add_seed(parser: argparse.ArgumentParser, help: str, default: int | None = 0) -> None:
     """Adds ``--seed``."""
     parser.add_argument("--seed", type=whole_number(0), default=default, help=help)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--set NAME=VALUE``: arguments of use of the model, as pairs of name and value."""
+
+    def pair(text: str) -> tuple[str, Any]:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise argparse.ArgumentTypeError(f"'{text}' is not NAME=VALUE, as in sampler=euler")
+        try:
+            return name, json.loads(value)
+        except ValueError:
+            return name, value
+
+    parser.add_argument(
+        "--set",
+        type=pair,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the model that says how it is used, such as sampler=euler or particles=200, in place of "
+        "the one it was trained with; may be repeated",
+    )

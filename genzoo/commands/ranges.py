@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
 
+from genzoo.commands.parsing import UsageError
 from genzoo.errors import GenZooError
 from genzoo.processes import local_processes
 
@@ -85,10 +87,22 @@ def cluster(where: str) -> Iterator[Any]:
 
 
 @lru_cache(maxsize=1)
-def opened(run: str, file: str | None) -> tuple[Any, Any]:
-    """A model and a reader of a file, kept by each process between its tasks."""
+def opened(run: str, file: str | None, settings: str = "{}") -> tuple[Any, Any]:
+    """A model and a reader of a file, kept by each process between its tasks.
+
+    Args:
+        run: Run folder or checkpoint.
+        file: A table, or none.
+        settings: Arguments of use of the model, as JSON.
+
+    Raises:
+        UsageError: the model has no such argument, or not with that value.
+    """
     from genzoo.models.checkpoint import load
     from genzoo.tables.stream import RangeReader
 
-    model = load(run)
+    try:
+        model = load(run, **json.loads(settings))
+    except ValueError as error:
+        raise UsageError(f"--set: {error}") from error
     return model, None if file is None else RangeReader(file, schema=model.schema)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from genzoo.commands.output import require_writable
-from genzoo.commands.parsing import Parser, UsageError, add_output, add_seed, whole_number
+from genzoo.commands.parsing import Parser, UsageError, add_output, add_seed, add_settings, whole_number
 from genzoo.commands.ranges import add_dask, in_order, opened
 
 
@@ -19,6 +20,7 @@ def run(arguments: list[str]) -> int:
     )
     add_output(parser, "where the rows go: csv, tsv, parquet or feather")
     add_dask(parser)
+    add_settings(parser)
     add_seed(parser, "seed of the draws")
     given = parser.parse(arguments)
     if given.num is None and given.given is None:
@@ -29,10 +31,12 @@ def run(arguments: list[str]) -> int:
     from genzoo.tables.ranges import FarBeyond
     from genzoo.tables.stream import TableWriter, row_ranges
 
-    model, _ = opened(given.run, None)
+    settings = json.dumps(dict(given.set))
+    model, _ = opened(given.run, None, settings)
     ranges = model.training_record.get("ranges", {})
     if given.given is None:
-        pieces = in_order(sample_range, ((given.run, given.seed, *ends) for ends in row_ranges(given.num)), given.dask)
+        tasks = ((given.run, settings, given.seed, *ends) for ends in row_ranges(given.num))
+        pieces = in_order(sample_range, tasks, given.dask)
     else:
         known = read_frame(given.given, schema=model.schema)
         pieces = iter([model.sample(given.num, given=known, seed=given.seed, backend="pyarrow")])
@@ -49,9 +53,9 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def sample_range(run: str, seed: int, start: int, stop: int) -> Any:
+def sample_range(run: str, settings: str, seed: int, start: int, stop: int) -> Any:
     """Rows ``start`` to ``stop`` of a long sample, as an Arrow table: Arrow has a type for dates."""
     from genzoo.models.drawing import SAMPLE_BATCH, draw_rows
 
-    model, _ = opened(run, None)
+    model, _ = opened(run, None, settings)
     return draw_rows(model, stop - start, None, seed, "pyarrow", SAMPLE_BATCH, first=start)

@@ -62,6 +62,8 @@ class DensityModel(RecordsArguments, TrainingEvents, ABC):
 
     capabilities: ClassVar[Capabilities]
     evaluation_gradients: ClassVar[bool] = False
+    settings: ClassVar[frozenset[str]] = frozenset({"draws"})
+    """Arguments that say how a trained model is used: they may be given anew when it is opened."""
     default_lr: ClassVar[float] = 1e-3
 
     def __init__(

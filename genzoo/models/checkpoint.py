@@ -97,23 +97,35 @@ def trusted_class(class_path: str) -> Any:
         raise CheckpointError(f"the checkpoint's model class '{class_path}' cannot be imported: {error}") from error
 
 
-def load(run: str | Path) -> DensityModel:
+def load(run: str | Path, **settings: Any) -> DensityModel:
     """Opens a trained model: a run folder or a ``.ckpt`` file, by path alone.
 
     Args:
         run: Run folder (its best checkpoint is taken) or checkpoint file.
+        settings: Arguments of the model that say how it is used, such as its sampler, in place of those it was trained
+            with; ``settings`` of its class names them.
 
     Returns:
         The model in evaluation mode, on the CPU.
 
     Raises:
         CheckpointError: nothing there, truncated, foreign, or of a class that is not known.
+        ValueError: an argument is not one of use, or has a value it cannot have.
     """
     content = read_checkpoint(run)
     record = content[KEY]
     kind = trusted_class(record["class_path"])
+    arguments = record["init_args"] | settings
+    if settings:
+        strange = sorted(set(settings) - kind.settings)
+        if strange:
+            raise ValueError(
+                f"'{strange[0]}' says how a {kind.__name__} is trained, or is no argument of it; a trained one can be "
+                f"given {', '.join(sorted(kind.settings))}"
+            )
+        kind(**arguments)  # wrong values are the caller's, not the checkpoint's
     try:
-        model = kind(**record["init_args"])
+        model = kind(**arguments)
         model.load_state_dict(content["state_dict"])
         model.restore_extra(content)
     except (RuntimeError, TypeError, KeyError, ValueError) as error:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 class RecordsArguments:
     """Mixin: ``self.init_args`` holds the bound arguments of the outermost ``__init__``, defaults included.
 
     Works the same from Python and from a command line, and does not depend on how the caller spelt the arguments.
+    An argument whose annotation is a ``Literal`` must have one of its values, else a ``ValueError`` names them.
     """
 
     init_args: dict[str, Any]
@@ -39,12 +41,45 @@ class RecordsArguments:
                         arguments.update(arguments.pop(name, {}))
                 # object.__setattr__: nn.Module refuses some attributes before its own __init__ has run
                 object.__setattr__(self, "init_args", arguments)
+                require_choices(type(self), arguments)
                 with self.construction(arguments):
                     original(self, *args, **named)
             else:
                 original(self, *args, **named)
 
         cls.__init__ = wrapped  # type: ignore[method-assign]
+
+
+def require_choices(kind: type, arguments: dict[str, Any]) -> None:
+    """Checks arguments that have a choice of values.
+
+    Raises:
+        ValueError: names the argument and its values.
+    """
+    choices = choices_of(kind)
+    for name, value in arguments.items():
+        if value not in choices.get(name, (value,)):
+            named = ", ".join(map(str, choices[name]))
+            raise ValueError(f"{name} must be one of {named}, got {value!r}")
+
+
+@functools.cache
+def choices_of(kind: type) -> dict[str, tuple[Any, ...]]:
+    """The values of every argument of a class, or of those it passes on to, that has a choice of them."""
+    out: dict[str, tuple[Any, ...]] = {}
+    for base in reversed(kind.__mro__):
+        if "__init__" not in base.__dict__:
+            continue
+        try:
+            hints = get_type_hints(base.__init__)  # type: ignore[misc]
+        except (NameError, TypeError):  # annotated by names of type checking, or in C
+            continue
+        for name, hint in hints.items():
+            out.pop(name, None)
+            members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+            if all(member is NoneType or get_origin(member) is Literal for member in members):
+                out[name] = tuple(v for m in members for v in ((None,) if m is NoneType else get_args(m)))
+    return out
 
 
 def require_plain(value: Any, where: str) -> None:

@@ -68,6 +68,7 @@ class ArgmaxFlow(DensityModel):
         noise under a squashing map; learned fillers for holes.
     """
 
+    settings: ClassVar[frozenset[str]] = DensityModel.settings | {"particles"}
     capabilities: ClassVar[Capabilities] = Capabilities(
         missing="lower_bound",
         context=True,

@@ -105,6 +105,7 @@ class BinaryDiffusion(DensityModel):
         ``configs/model/binary_diffusion_authors.yaml`` sets what the paper does.
     """
 
+    settings: ClassVar[frozenset[str]] = DensityModel.settings | {"guidance", "sampler"}
     capabilities: ClassVar[Capabilities] = Capabilities(
         missing="lower_bound",
         context=True,

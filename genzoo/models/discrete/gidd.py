@@ -75,6 +75,7 @@ class GIDD(DensityModel):
         rows; times of the bound are drawn as ``t = u^4``, so that its variance is finite.
     """
 
+    settings: ClassVar[frozenset[str]] = DensityModel.settings | {"num_steps"}
     capabilities: ClassVar[Capabilities] = Capabilities(
         missing="lower_bound",
         context=True,

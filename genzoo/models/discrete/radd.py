@@ -101,6 +101,7 @@ class RADD(DensityModel):
         'lower_bound'
     """
 
+    settings: ClassVar[frozenset[str]] = DensityModel.settings | {"num_steps", "sampler"}
     capabilities: ClassVar[Capabilities] = Capabilities(
         missing="lower_bound",
         context=True,

@@ -55,6 +55,7 @@ class MAF(DensityModel):
         >>> model.sample(3)  # doctest: +SKIP
     """
 
+    settings: ClassVar[frozenset[str]] = DensityModel.settings | {"particles"}
     capabilities: ClassVar[Capabilities] = Capabilities(
         missing="exact", context=True, context_missing=True, imputes=True, uses_mask=True, by_column=True, weights=True
     )

@@ -82,6 +82,7 @@ class ResidualFlow(DensityModel):
         True
     """
 
+    settings: ClassVar[frozenset[str]] = DensityModel.settings | {"particles"}
     capabilities: ClassVar[Capabilities] = Capabilities(
         missing="lower_bound",
         context=True,

@@ -78,6 +78,7 @@ class SplineFlow(DensityModel):
         >>> model.log_prob("sklearn:wine").mean()  # doctest: +SKIP
     """
 
+    settings: ClassVar[frozenset[str]] = DensityModel.settings | {"particles"}
     capabilities: ClassVar[Capabilities] = Capabilities(
         missing="exact", context=True, context_missing=True, imputes=True, uses_mask=True, by_column=True, weights=True
     )

@@ -75,6 +75,7 @@ class TailAdaptiveFlow(DensityModel):
         >>> [(tail.column, tail.index) for tail in model.tail_classes()]  # doctest: +SKIP
     """
 
+    settings: ClassVar[frozenset[str]] = DensityModel.settings | {"particles"}
     capabilities: ClassVar[Capabilities] = Capabilities(
         missing="lower_bound",
         context=True,

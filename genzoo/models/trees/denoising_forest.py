@@ -105,6 +105,9 @@ class DenoisingForest(LabelledForest):
         seed: Seed of noise and trees.
     """
 
+    settings: ClassVar[frozenset[str]] = LabelledForest.settings | {
+        "class_mix", "imputation", "num_steps", "particles", "repaint_jump", "repaint_passes", "stratified"
+    }  # fmt: skip
     capabilities: ClassVar[Capabilities] = FOREST_CAPABILITIES
     codec: MatrixCodec
     mean: Tensor

@@ -82,6 +82,7 @@ class ForestAutoregressive(TreeModel):
         'exact'
     """
 
+    settings: ClassVar[frozenset[str]] = TreeModel.settings | {"particles"}
     capabilities: ClassVar[Capabilities] = Capabilities(
         missing="exact", context=True, context_missing=True, imputes=True, uses_mask=True, by_column=True, weights=True
     )

@@ -53,6 +53,7 @@ class ForestDiffusion(DenoisingForest):
         >>> model.sample(10)  # doctest: +SKIP
     """
 
+    settings: ClassVar[frozenset[str]] = DenoisingForest.settings | {"sampler", "solver_steps"}
     capabilities: ClassVar[Capabilities] = FOREST_CAPABILITIES
 
     def __init__(

@@ -54,6 +54,7 @@ class ForestFlow(DenoisingForest):
         'lower_bound'
     """
 
+    settings: ClassVar[frozenset[str]] = DenoisingForest.settings | {"sampler", "solver_steps"}
     capabilities: ClassVar[Capabilities] = FOREST_CAPABILITIES
 
     def __init__(
