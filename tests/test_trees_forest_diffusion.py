@@ -368,6 +368,9 @@ def test_the_posterior_of_a_label_is_an_estimate() -> None:
     assert likelihood.kind == "estimate"
     assert likelihood.columns == ("kind",)
     posterior = model.class_posterior(frame.head(50))
+    pd.testing.assert_frame_equal(model.class_posterior(frame.head(50).drop(columns="kind")), posterior)
+    with pytest.raises(SchemaError, match="the table has no column 'kind'"):
+        model.label_log_prob(frame.head(50).drop(columns="kind"))
     own = [posterior.loc[i, kind] for i, kind in enumerate(frame["kind"].head(50))]
     np.testing.assert_allclose(np.exp(likelihood.values), own)
     few = frame.head(4).copy()

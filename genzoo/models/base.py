@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -276,7 +276,7 @@ class DensityModel(RecordsArguments, TrainingEvents, ABC):
         weights = sum(p.numel() for p in self.parameters())
         return weights or sum(b.numel() for b in self.buffers() if b.is_floating_point())
 
-    def _encoded_table(self, table: Any) -> TableData:
+    def _encoded_table(self, table: Any, may_lack: Collection[str] = ()) -> TableData:
         from genzoo.tables.encode import TableData, encode_frame
         from genzoo.tables.frames import read_frame
 
@@ -284,7 +284,8 @@ class DensityModel(RecordsArguments, TrainingEvents, ABC):
             if table.schema.measure != self.schema.measure:
                 raise GenZooError("the rows were encoded with another schema than the model was trained with")
             return table.with_schema(self.schema)
-        return encode_frame(read_frame(table, schema=self.schema), self.schema)
+        require = [c.name for c in self.schema.columns if c.is_modelled and c.name not in may_lack]
+        return encode_frame(read_frame(table, schema=self.schema), self.schema, require=require)
 
     # ---- samples and imputations ----------------------------------------------------------------------------------
 

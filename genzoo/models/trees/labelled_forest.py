@@ -44,7 +44,7 @@ class LabelledForest(TreeModel):
         used for all classes, which makes their difference surer than either.
 
         Args:
-            table: A frame, a path, or an encoded table; its label is not read.
+            table: A frame, a path, or an encoded table; its label is not read and may be absent.
             seed: Seed of the noise; the model's own by default.
             draws: Importance weights a row.
 
@@ -57,7 +57,7 @@ class LabelledForest(TreeModel):
         import pandas as pd
 
         label = self._label_or_refuse()
-        log_w = self._posterior_log_prob(table, seed, draws)[1]
+        log_w = self._posterior_log_prob(self._encoded_table(table, may_lack=[label]), seed, draws)
         return pd.DataFrame(log_w.exp().numpy(), columns=list(self.schema[label].categories))
 
     def label_log_prob(self, table: Any, *, seed: int | None = None, draws: int | None = None) -> LogLikelihood:
@@ -77,7 +77,7 @@ class LabelledForest(TreeModel):
         data = self._encoded_table(table)
         columns = [column.name for column in data.schema.categorical for _ in range(column.width)]
         data = data.select(np.flatnonzero(data.codes[:, columns.index(label)] != HOLE))
-        data, log_p = self._posterior_log_prob(data, seed, draws)
+        log_p = self._posterior_log_prob(data, seed, draws)
         batch = data.batch()
         group = self.codec.encode(split_unseen(batch, self.schema).batch).group
         own = log_p.gather(1, group.clamp_min(0)[:, None])[:, 0]
@@ -95,10 +95,8 @@ class LabelledForest(TreeModel):
             raise CapabilityError(f"this {type(self).__name__} has no label; train with --model.label COLUMN")
         return self.label
 
-    def _posterior_log_prob(self, table: Any, seed: int | None, draws: int | None) -> tuple[TableData, Tensor]:
-        self._label_or_refuse()
+    def _posterior_log_prob(self, data: TableData, seed: int | None, draws: int | None) -> Tensor:
         self.require_likelihood()
-        data = self._encoded_table(table)
         out = []
         for start in range(0, len(data), 4096):
             batch = split_unseen(data.select(slice(start, start + 4096)).batch().to(self.device), self.schema).batch
@@ -106,4 +104,4 @@ class LabelledForest(TreeModel):
             noise = RowNoise(self.seed if seed is None else seed, rows.rows)
             log_w = self.class_log_weights(rows, noise, self.draws if draws is None else draws, every=True)
             out.append(torch.logsumexp(log_w, 1).log_softmax(1))
-        return data, torch.cat(out)
+        return torch.cat(out)
