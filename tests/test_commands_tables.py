@@ -111,7 +111,7 @@ def test_a_trained_model_is_given_another_way_to_draw(place: Path) -> None:
     names = list(genzoo.load("f").schema["c"].categories)
     counts = pd.read_csv("s.csv").c.value_counts().reindex(names, fill_value=0)
     assert (abs(counts - 60 * shares.numpy()) < 1).all()
-    assert say("sample", "f", "-n", 60, "-o", "t.csv").code == 0
+    assert say("sample", "f", "-n", 60, "-o", "t.csv", "--set", "stratified=False").code == 0
     assert not pd.read_csv("t.csv").equals(pd.read_csv("s.csv"))
     for way in ("imputation=particles", "repaint_passes=1"):
         filled = f"{way.partition('=')[2]}.csv"
@@ -121,6 +121,12 @@ def test_a_trained_model_is_given_another_way_to_draw(place: Path) -> None:
         ("sampler=foo", "--set: sampler must be one of ancestral, euler, heun, rk4, got 'foo'"),
         ("rounds=3", "--set: 'rounds' says how a ForestFlow is trained, or is no argument of it; a trained one can be"),
         ("sampler", "'sampler' is not NAME=VALUE, as in sampler=euler"),
+        ("stratified=perhaps", "--set: stratified must be bool, got 'perhaps'"),
+        ("draws=many", "--set: draws must be int, got 'many'"),
+        ("particles=1.5", "--set: particles must be int, got 1.5"),
+        ("draws=0", "--set: draws must be at least 1, got 0"),
+        ("class_mix=[1]", "--set: class_mix must be dict or none, got [1]"),
+        ("class_mix={red: .nan}", "--set: class_mix gives a weight to each class of 'c'"),
     ):
         refused = say("sample", "f", "-n", 2, "-o", "u.csv", "--set", wrong)
         assert refused.code == WRONG_INPUT

@@ -312,6 +312,31 @@ def test_the_mix_of_classes_can_be_given_and_moves_samples_and_likelihood() -> N
         fit(frame, "forest_flow", class_mix=mix)
 
 
+def test_a_number_under_a_given_mix_of_classes_says_so(tmp_path: Path) -> None:
+    frame = classes_table()
+    fit(frame, "forest_flow", label="kind", rounds=0).save(tmp_path / "m.ckpt")
+    plain = genzoo.load(tmp_path / "m.ckpt")
+    given = genzoo.load(tmp_path / "m.ckpt", class_mix={"seven": 1.0, "nine": 1.0, "eleven": 1.0})
+    assert given.log_prob(frame).method == f"{plain.log_prob(frame).method}, classes mixed as given"
+    assert given.label_log_prob(frame).method.endswith(", classes mixed as given")
+    assert not plain.label_log_prob(frame).method.endswith("as given")
+    for wrong in ({"num_steps": -1}, {"repaint_jump": -1}, {"solver_steps": -1}, {"draws": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+            genzoo.load(tmp_path / "m.ckpt", **wrong)
+
+
+def test_a_missing_label_that_is_a_value_is_a_class() -> None:
+    frame = classes_table()
+    frame.loc[::5, "kind"] = None
+    data = {"overrides": {"kind": {"missing": "value"}}}
+    mix = {"seven": 1.0, "nine": 1.0, "missing": 2.0}
+    model = genzoo.fit(frame, model="forest_flow", data=data, label="kind", class_mix=mix, rounds=0, num_levels=4)
+    posterior = model.class_posterior(frame.head(9))
+    assert list(posterior.columns) == [*model.schema["kind"].categories, "missing"]
+    np.testing.assert_allclose(posterior.sum(axis=1), 1.0)
+    assert model.sample(2000, seed=0)["kind"].isna().mean() == pytest.approx(0.5, abs=0.05)
+
+
 def test_a_stratified_table_has_as_many_rows_of_each_class_as_asked_for() -> None:
     mix = {"seven": 1.0, "nine": 3.0, "eleven": 0.3}
     whole = sum(mix.values())

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from genzoo.codecs.base import Cells, Codec
+from genzoo.codecs.column_plan import choices, grid_ends
 from genzoo.codecs.vector import VectorCodec
 from genzoo.errors import SchemaError
 from genzoo.tables.batch import TableBatch
-from genzoo.tables.schema import Schema
+from genzoo.tables.schema import Column, Schema
 
 CodeChoice = Literal["auto", "one_hot", "bits"]
 MOST_ONE_HOT = 8
@@ -100,8 +101,9 @@ class MatrixCodec(Codec):
     A number keeps the scaled value of :class:`~genzoo.codecs.vector.VectorCodec` (never clipped; on a grid the centre
     of its cell). Two categories are -1 and 1; more are one-hot vectors of length 2, or corners of a cube (``bits``).
     Whatever the code, the model's decoder gives every category a probability and nothing else, so no code is wasted.
-    An atom of a grid is a cell like any other and has no indicator: columns of the matrix are what trees cost, and the
-    cell holds the same probability. Atoms of columns that are not on a grid keep theirs.
+    Atoms of a grid have no indicator where its scale is ``auto`` or ``cells``: it is ``cells`` then, which makes their
+    cells as wide as they are frequent, and columns of the matrix are what trees cost. Other atoms keep theirs: those
+    of columns without a grid or with another scale, beyond declared bounds, or beside missing cells that are values.
 
     Args:
         schema: Schema of the training view.
@@ -127,7 +129,7 @@ class MatrixCodec(Codec):
         box: bool = False,
     ) -> None:
         super().__init__(schema)
-        self.typed = VectorCodec(_atoms_in_cells(schema), scaler, widen_cells=True)
+        self.typed = VectorCodec(*_atoms_in_cells(schema, scaler), widen_cells=True)
         self.box = box
         for name in ("low", "high"):
             self.register_buffer(name, torch.zeros(len(self.typed.numbers), dtype=torch.float64))
@@ -223,9 +225,29 @@ class MatrixCodec(Codec):
         return self.typed.decode(number, category, rows)
 
 
-def _atoms_in_cells(schema: Schema) -> Schema:
-    """The schema with no atoms on grids but the missing cell."""
-    return replace(schema, columns=tuple(replace(c, atoms=()) if c.kind == "quantized" else c for c in schema.columns))
+def _atoms_in_cells(
+    schema: Schema, scaler: str | Mapping[str, str] | None
+) -> tuple[Schema, str | Mapping[str, str] | None]:
+    """The schema without the atoms that are cells, and the scales that widen these."""
+    named = choices(schema, scaler)
+    cells = {
+        column.name
+        for column in schema.scored
+        if column.kind == "quantized"
+        and column.missing != "value"
+        and named[column.name] in ("auto", "cells")
+        and column.atoms
+        and all(_inside(atom, column) for atom in column.atoms)
+    }
+    if not cells:
+        return schema, scaler
+    columns = tuple(replace(c, atoms=()) if c.name in cells else c for c in schema.columns)
+    return replace(schema, columns=columns), {**named, **dict.fromkeys(cells, "cells")}
+
+
+def _inside(atom: float, column: Column) -> bool:
+    first, last = grid_ends(column)
+    return first <= round((atom - column.origin) / (column.step or 1.0)) <= last
 
 
 def _label_slot(typed: VectorCodec, schema: Schema, label: str) -> int:

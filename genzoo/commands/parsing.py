@@ -133,13 +133,16 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     """Adds ``--set NAME=VALUE``: arguments of use of the model, as pairs of name and value."""
 
     def pair(text: str) -> tuple[str, Any]:
+        import yaml
+
         name, sign, value = text.partition("=")
-        if not sign or not name:
-            raise argparse.ArgumentTypeError(f"'{text}' is not NAME=VALUE, as in sampler=euler")
         try:
-            return name, json.loads(value)
-        except ValueError:
-            return name, value
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            read = None
+        if not sign or not name or read is None:
+            raise argparse.ArgumentTypeError(f"'{text}' is not NAME=VALUE, as in sampler=euler")
+        return name, read
 
     parser.add_argument(
         "--set",

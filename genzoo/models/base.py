@@ -84,6 +84,8 @@ class DensityModel(RecordsArguments, TrainingEvents, ABC):
     ) -> None:
         super().__init__()
         require_plain(self.init_args, type(self).__name__)
+        if draws < 1:
+            raise ValueError(f"draws must be at least 1, got {draws}")
         self.automatic_optimization = False
         self.schema = Schema.from_dict(schema)
         self.lr = self.default_lr if lr is None else lr
@@ -249,6 +251,8 @@ class DensityModel(RecordsArguments, TrainingEvents, ABC):
         """
         data = self._encoded_table(table)
         seed, draws = self.seed if seed is None else seed, self.draws if draws is None else draws
+        if draws < 1:
+            raise ValueError(f"draws must be at least 1, got {draws}")
         was_training, own_draws, started = self.training, self.draws, time.monotonic()
         self.eval()
         self.draws = draws  # a method that names its draws names these

@@ -13,6 +13,7 @@ import torch
 from genzoo.errors import CheckpointError
 from genzoo.models.catalogue import CATALOGUE, outside_models
 from genzoo.models.export import is_export, read_export
+from genzoo.models.record import require_types
 
 if TYPE_CHECKING:
     from genzoo.models.base import DensityModel
@@ -115,24 +116,29 @@ def load(run: str | Path, **settings: Any) -> DensityModel:
     content = read_checkpoint(run)
     record = content[KEY]
     kind = trusted_class(record["class_path"])
-    arguments = record["init_args"] | settings
-    if settings:
-        strange = sorted(set(settings) - kind.settings)
-        if strange:
-            raise ValueError(
-                f"'{strange[0]}' says how a {kind.__name__} is trained, or is no argument of it; a trained one can be "
-                f"given {', '.join(sorted(kind.settings))}"
-            )
-        kind(**arguments)  # wrong values are the caller's, not the checkpoint's
-    try:
-        model = kind(**arguments)
+    strange = sorted(set(settings) - kind.settings)
+    if strange:
+        raise ValueError(
+            f"'{strange[0]}' says how a {kind.__name__} is trained, or is no argument of it; a trained one can be "
+            f"given {', '.join(sorted(kind.settings))}"
+        )
+    require_types(kind, settings)
+
+    def made(arguments: dict[str, Any]) -> DensityModel:
+        model: DensityModel = kind(**arguments)
         model.load_state_dict(content["state_dict"])
         model.restore_extra(content)
+        return model
+
+    try:
+        model = made(record["init_args"])
     except (RuntimeError, TypeError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"'{run}' does not fit model class '{record['class_path']}' of this version (written with genzoo "
             f"{record['versions'].get('genzoo')}): {_first_line(error)}"
         ) from error
+    if settings:  # wrong values are the caller's, not the checkpoint's
+        model = made(record["init_args"] | settings)
     model.training_record = record.get("training", {})
     model.eval()
     return model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -56,29 +56,53 @@ def require_choices(kind: type, arguments: dict[str, Any]) -> None:
     Raises:
         ValueError: names the argument and its values.
     """
-    choices = choices_of(kind)
     for name, value in arguments.items():
-        if value not in choices.get(name, (value,)):
-            named = ", ".join(map(str, choices[name]))
-            raise ValueError(f"{name} must be one of {named}, got {value!r}")
+        values = _choice(hints_of(kind).get(name))
+        if values and value not in values:
+            raise ValueError(f"{name} must be one of {', '.join(map(str, values))}, got {value!r}")
+
+
+def require_types(kind: type, arguments: dict[str, Any]) -> None:
+    """Checks that arguments are of the kind their annotations say: numbers, texts, truth values, dictionaries.
+
+    Raises:
+        ValueError: names the argument, what it is to be and what it is.
+    """
+    for name, value in arguments.items():
+        kinds = [get_origin(hint) or hint for hint in _members(hints_of(kind).get(name))]
+        plain = [one for one in kinds if isinstance(one, type)]
+        if plain and len(plain) == len(kinds) and not any(_is_a(value, one) for one in plain):
+            names = " or ".join("none" if one is NoneType else one.__name__ for one in plain)
+            raise ValueError(f"{name} must be {names}, got {value!r}")
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _choice(hint: Any) -> tuple[Any, ...]:
+    """The values of a ``Literal`` (or none of them), nothing of another annotation."""
+    members = _members(hint)
+    if not all(member is NoneType or get_origin(member) is Literal for member in members):
+        return ()
+    return tuple(value for m in members for value in ((None,) if m is NoneType else get_args(m)))
 
 
 @functools.cache
-def choices_of(kind: type) -> dict[str, tuple[Any, ...]]:
-    """The values of every argument of a class, or of those it passes on to, that has a choice of them."""
-    out: dict[str, tuple[Any, ...]] = {}
+def hints_of(kind: type) -> dict[str, Any]:
+    """Annotations of the arguments of a class, those it passes on among them."""
+    out: dict[str, Any] = {}
     for base in reversed(kind.__mro__):
-        if "__init__" not in base.__dict__:
-            continue
-        try:
-            hints = get_type_hints(base.__init__)  # type: ignore[misc]
-        except (NameError, TypeError):  # annotated by names of type checking, or in C
-            continue
-        for name, hint in hints.items():
-            out.pop(name, None)
-            members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-            if all(member is NoneType or get_origin(member) is Literal for member in members):
-                out[name] = tuple(v for m in members for v in ((None,) if m is NoneType else get_args(m)))
+        if "__init__" in base.__dict__:
+            # annotated by names of type checking, or in C
+            with suppress(NameError, TypeError):
+                out |= get_type_hints(base.__init__)  # type: ignore[misc]
     return out
 
 

@@ -117,6 +117,8 @@ class GIDD(DensityModel):
         self.weights: Weights = weights
         self.hide = hide
         self.likelihood = likelihood
+        if num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {num_steps}")
         self.num_steps = num_steps
         self.network = build_network(
             self.codec,

@@ -150,6 +150,8 @@ class RADD(DensityModel):
         self.noise_schedule: Schedule = LogLinear() if noise == "log_linear" else Geometric()
         self.likelihood: Likelihood = likelihood
         self.sampler: Sampler = sampler
+        if num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {num_steps}")
         self.num_steps = num_steps
         self.network = build_network(
             self.codec,

@@ -82,9 +82,9 @@ class DenoisingForest(LabelledForest):
             is worth ``log P(label) + bound(the rest given the label)``.
         classes: With a label: trees are told the class (``input``), or each class has its own (``separate``).
         class_mix: Probability of each class by name, in place of its training frequency.
-        stratified: Rows are drawn with as many of each class as its probability asks for, rounded up or down at random,
-            in place of a class drawn for each row: the mix of a small table is then the one meant. Each row is still
-            a draw of the model; rows of one table are no longer independent.
+        stratified: Rows are drawn with as many of each class as its probability asks for, rounded up or down at random
+            in each 4,096 rows, in place of a class drawn for each row: the mix of a small table is then the one meant.
+            Each row is still a draw of the model; rows of one table are no longer independent.
         components: Classes that no column names, found as components of a mixture of Gaussians, each with a Gaussian
             fit and trees of its own: for rows in clusters. Scoring costs as many times more. 0: none.
         imputation: ``repaint``, the authors' way for diffusion, or ``particles``: sequential Monte Carlo, exact as
@@ -165,7 +165,8 @@ class DenoisingForest(LabelledForest):
             ("rotations", rotations, 0),
             ("components", components, 0),
             ("particles", particles, 1),
-            ("draws", draws, 1),
+            ("num_steps", num_steps, 0),
+            ("repaint_jump", repaint_jump, 0),
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -228,14 +229,18 @@ class DenoisingForest(LabelledForest):
         """``(C,)`` log-probabilities of a given mix of classes."""
         if self.label is None:
             raise ValueError("class_mix needs a label: name the column of the classes (--model.label)")
-        names = [str(value) for value in self.schema[self.label].categories]
-        weights = [float(mix.get(name, 0.0)) for name in names]
+        names = self.class_names
         unknown = sorted(set(map(str, mix)) - set(names))
-        if unknown or min(weights) < 0 or sum(weights) <= 0:
+        if (
+            unknown
+            or not all(isinstance(w, int | float) and 0 <= w < math.inf for w in mix.values())
+            or not any(mix.values())
+        ):
             problem = f"'{unknown[0]}' is not one" if unknown else "weights must be positive"
             raise ValueError(
                 f"class_mix gives a weight to each class of '{self.label}' ({', '.join(names)}): {problem}"
             )
+        weights = [float(mix.get(name, 0.0)) for name in names]
         return (torch.tensor(weights, dtype=torch.float64) / sum(weights)).log()
 
     @property
@@ -413,7 +418,7 @@ class DenoisingForest(LabelledForest):
     @property
     def likelihood_method(self) -> str:
         steps = len(self.reverse.path) if self.ready else self.num_steps or len(self.levels)
-        return f"importance-weighted, {self.draws} draws, {steps} levels"
+        return f"importance-weighted, {self.draws} draws, {steps} levels{self.of_given_mix}"
 
     @property
     def reverse(self) -> ReversePath:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genzoo.models.capabilities import Capabilities
 from genzoo.models.trees.denoising_forest import FOREST_CAPABILITIES, DenoisingForest
-from genzoo.models.trees.samplers import follow_flow, reverse_diffusion
+from genzoo.models.trees.samplers import follow_flow, require_steps, reverse_diffusion
 from genzoo.trees.levels import VariancePreserving
 
 
@@ -72,6 +72,7 @@ class ForestDiffusion(DenoisingForest):
                 "the ancestral sampler draws from the model of the likelihood, which likelihood: false leaves out; "
                 "use --model.sampler sde, euler, heun or rk4"
             )
+        require_steps(solver_steps)
         self.sampler, self.solver_steps, self.variance_path = sampler, solver_steps, path
 
     def draw_group(self, context: Tensor, generator: torch.Generator, group: int) -> tuple[Tensor, Tensor]:

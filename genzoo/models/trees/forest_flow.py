@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genzoo.models.capabilities import Capabilities
 from genzoo.models.trees.denoising_forest import FOREST_CAPABILITIES, DenoisingForest
-from genzoo.models.trees.samplers import follow_flow
+from genzoo.models.trees.samplers import follow_flow, require_steps
 from genzoo.trees.levels import StraightPath
 
 
@@ -72,8 +72,7 @@ class ForestFlow(DenoisingForest):
                 f"the ancestral sampler draws from the model of the likelihood, which {option} leaves out; "
                 "use --model.sampler euler, heun or rk4"
             )
-        if solver_steps < 0:
-            raise ValueError(f"solver_steps must be 0 (one from level to level) or more, got {solver_steps}")
+        require_steps(solver_steps)
         self.sampler, self.solver_steps = sampler, solver_steps
 
     def draw_group(self, context: Tensor, generator: torch.Generator, group: int) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,7 @@ class LabelledForest(TreeModel):
 
     codec: MatrixCodec
     label: str | None
+    class_mix: dict[str, float] | None
 
     @abstractmethod
     def require_likelihood(self) -> None:
@@ -36,6 +37,17 @@ class LabelledForest(TreeModel):
     @abstractmethod
     def class_log_weights(self, rows: Rows, noise: RowNoise, draws: int, every: bool = False) -> Tensor:
         """``(n, draws, C)`` log-weights of the row in each class, the probability of the class in them."""
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of the label's column; a missing label that counts as a value is the last."""
+        column = self.schema[self._label_or_refuse()]
+        return [*map(str, column.categories), *(["missing"] * (column.missing == "value"))]
+
+    @property
+    def of_given_mix(self) -> str:
+        """Words on a number that depends on a mix of classes which is not that of the training rows."""
+        return "" if self.class_mix is None else ", classes mixed as given"
 
     def class_posterior(self, table: Any, *, seed: int | None = None, draws: int | None = None) -> Any:
         """Probability of each class given the rest of a row, by Bayes' rule from the bounds of the classes.
@@ -58,7 +70,7 @@ class LabelledForest(TreeModel):
 
         label = self._label_or_refuse()
         log_w = self._posterior_log_prob(self._encoded_table(table, may_lack=[label]), seed, draws)
-        return pd.DataFrame(log_w.exp().numpy(), columns=list(self.schema[label].categories))
+        return pd.DataFrame(log_w.exp().numpy(), columns=self.class_names)
 
     def label_log_prob(self, table: Any, *, seed: int | None = None, draws: int | None = None) -> LogLikelihood:
         """Log-probability of each row's own label given the rest of the row, labelled ``estimate``.
@@ -84,10 +96,10 @@ class LabelledForest(TreeModel):
         own = torch.where(group >= 0, own, -torch.inf)
         whole = collect(self, [{"rows": batch.rows.numpy(), "values": own.numpy()}], data, 0, 0)
         others = tuple(name for name in (*whole.columns, *whole.context) if name != label)
-        settings = {"draws": draws or self.draws, "seed": self.seed if seed is None else seed}
+        settings = {"draws": self.draws if draws is None else draws, "seed": self.seed if seed is None else seed}
         return replace(
             whole, kind="estimate", bias="unknown", columns=(label,), context=others, discrete=None,
-            continuous=None, method="Bayes' rule on bounds", settings=settings,
+            continuous=None, method=f"Bayes' rule on bounds{self.of_given_mix}", settings=settings,
         )  # fmt: skip
 
     def _label_or_refuse(self) -> str:

@@ -29,6 +29,12 @@ Solver = Literal["euler", "heun", "rk4"]
 SOLVERS = {"euler": "euler", "heun": "heun2", "rk4": "rk4"}
 
 
+def require_steps(solver_steps: int) -> None:
+    """Raises a ``ValueError`` for a number of steps below 0."""
+    if solver_steps < 0:
+        raise ValueError(f"solver_steps must be 0 (one from level to level) or more, got {solver_steps}")
+
+
 def time_grid(times: Sequence[float], num_steps: int) -> list[float]:
     """Descending times of a solver: those of the levels, or ``num_steps`` steps evenly between them.
 
