@@ -119,7 +119,8 @@ def test_a_trained_model_is_given_another_way_to_draw(place: Path) -> None:
     assert not pd.read_csv("particles.csv").equals(pd.read_csv("1.csv"))
     for wrong, sentence in (
         ("sampler=foo", "--set: sampler must be one of ancestral, euler, heun, rk4, got 'foo'"),
-        ("rounds=3", "--set: 'rounds' says how a ForestFlow is trained, or is no argument of it; a trained one can be"),
+        ("rounds=3", "; 'rounds' says how it is trained"),
+        ("roundz=3", "; 'roundz' is no argument of it"),
         ("sampler", "'sampler' is not NAME=VALUE, as in sampler=euler"),
         ("stratified=perhaps", "--set: stratified must be bool, got 'perhaps'"),
         ("draws=many", "--set: draws must be int, got 'many'"),

@@ -337,6 +337,18 @@ def test_a_missing_label_that_is_a_value_is_a_class() -> None:
     assert model.sample(2000, seed=0)["kind"].isna().mean() == pytest.approx(0.5, abs=0.05)
 
 
+def test_a_label_of_very_many_classes_is_refused_before_it_fills_memory() -> None:
+    rows = 2 * 501
+    frame = pd.DataFrame({"x": np.arange(rows) / 7, "name": [f"n{row // 2}" for row in range(rows)]})
+    with pytest.raises(SchemaError, match=r"label 'name' has 501 classes.*at most 500.*name a column of fewer"):
+        fit(frame, "forest_flow", label="name", rounds=0, data={"val": 0.0, "test": 0.0})
+
+
+def test_shares_of_classes_need_classes() -> None:
+    with pytest.raises(ValueError, match="stratified needs classes: name their column"):
+        fit(gaussian_table(), "forest_flow", stratified=True)
+
+
 def test_a_stratified_table_has_as_many_rows_of_each_class_as_asked_for() -> None:
     mix = {"seven": 1.0, "nine": 3.0, "eleven": 0.3}
     whole = sum(mix.values())
@@ -354,10 +366,17 @@ def test_a_stratified_table_has_as_many_rows_of_each_class_as_asked_for() -> Non
 
 
 def test_a_label_that_is_no_category_is_refused_with_the_ones_there_are() -> None:
-    with pytest.raises(SchemaError, match=r"label 'x' is not a categorical value column .*'kind'.*overrides.x.kind"):
-        fit(classes_table(), "forest_flow", label="x")
-    with pytest.raises(SchemaError, match=r"label 'kinds' is not a categorical .*choose one of \['kind'\]$"):
-        fit(classes_table(), "forest_flow", label="kinds")
+    frame = classes_table().assign(empty=np.nan)
+    data = {"overrides": {"empty": {"kind": "categorical"}}}
+    for label, reason in (
+        ("x", "is a number; declare it a category with --data.overrides '{x: {kind: categorical}}'"),
+        ("kinds", "is no column of this table"),
+        ("empty", "has no classes to tell apart"),
+    ):
+        with pytest.raises(SchemaError) as error:
+            fit(frame, "forest_flow", label=label, data=data)
+        assert f"label '{label}' {reason}" in str(error.value)
+        assert str(error.value).endswith("; categorical columns: kind")
 
 
 def test_missing_labels_are_imputed_from_their_posterior_and_known_ones_kept() -> None:
@@ -394,6 +413,8 @@ def test_the_posterior_of_a_label_is_an_estimate() -> None:
     assert likelihood.columns == ("kind",)
     posterior = model.class_posterior(frame.head(50))
     pd.testing.assert_frame_equal(model.class_posterior(frame.head(50).drop(columns="kind")), posterior)
+    named = frame.head(50).set_axis([f"row {i}" for i in range(50)])
+    assert list(model.class_posterior(named).index) == list(named.index)
     with pytest.raises(SchemaError, match="the table has no column 'kind'"):
         model.label_log_prob(frame.head(50).drop(columns="kind"))
     own = [posterior.loc[i, kind] for i, kind in enumerate(frame["kind"].head(50))]

@@ -20,6 +20,8 @@ from genzoo.tables.schema import Column, Schema
 CodeChoice = Literal["auto", "one_hot", "bits"]
 MOST_ONE_HOT = 8
 """With ``auto``, more categories than this are coded in bits: each column of the matrix costs trees at every level."""
+MOST_CLASSES = 500
+"""Classes of a label, at most."""
 SCALE = 2.0
 """Length of a code: the noise of the last level (a standard deviation near 1) hides it, that of the first does not."""
 
@@ -253,16 +255,23 @@ def _inside(atom: float, column: Column) -> bool:
 def _label_slot(typed: VectorCodec, schema: Schema, label: str) -> int:
     for slot, category in enumerate(typed.categories):
         if category.column == label and category.number is None and category.num_categories:
+            if category.num_categories > MOST_CLASSES:
+                raise SchemaError(
+                    f"label '{label}' has {category.num_categories} classes, each with a Gaussian fit of its own, and "
+                    f"at most {MOST_CLASSES} are taken; train without it, or name a column of fewer"
+                )
             return slot
-    names = [c.name for c in schema.scored if c.is_categorical]
-    advice = (
-        f", or declare it so (--data.overrides.{label}.kind categorical)"
-        if label in {c.name for c in schema.scored}
-        else ""
-    )
-    raise SchemaError(
-        f"label '{label}' is not a categorical value column of this table; choose one of {names or 'none'}{advice}"
-    )
+    column = next((c for c in schema.columns if c.name == label), None)
+    names = [slot.column for slot in typed.categories if slot.number is None and slot.num_categories]
+    if column is None:
+        reason = "is no column of this table"
+    elif not column.is_modelled or column.is_categorical:
+        reason = f"has no classes to tell apart ({column.note or column.kind}, role {column.role})"
+    elif not column.is_scored:
+        reason = f"has role {column.role}, and is given instead of modelled"
+    else:
+        reason = f"is a number; declare it a category with --data.overrides '{{{label}: {{kind: categorical}}}}'"
+    raise SchemaError(f"label '{label}' {reason}; categorical columns: {', '.join(names) or 'none'}")
 
 
 def category_codes(num_categories: int, code: CodeChoice) -> Tensor:

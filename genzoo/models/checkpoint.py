@@ -13,7 +13,7 @@ import torch
 from genzoo.errors import CheckpointError
 from genzoo.models.catalogue import CATALOGUE, outside_models
 from genzoo.models.export import is_export, read_export
-from genzoo.models.record import require_types
+from genzoo.models.record import hints_of, require_types
 
 if TYPE_CHECKING:
     from genzoo.models.base import DensityModel
@@ -118,9 +118,9 @@ def load(run: str | Path, **settings: Any) -> DensityModel:
     kind = trusted_class(record["class_path"])
     strange = sorted(set(settings) - kind.settings)
     if strange:
+        why = "says how it is trained" if strange[0] in hints_of(kind) else "is no argument of it"
         raise ValueError(
-            f"'{strange[0]}' says how a {kind.__name__} is trained, or is no argument of it; a trained one can be "
-            f"given {', '.join(sorted(kind.settings))}"
+            f"a trained {kind.__name__} can be given {', '.join(sorted(kind.settings))}; '{strange[0]}' {why}"
         )
     require_types(kind, settings)
 

@@ -222,7 +222,8 @@ class Denoiser:
             fit = self.fits[group]
             code = None
             if len(self.fits) > 1 and not self.separate:
-                code = torch.eye(len(self.fits), dtype=torch.float64)[group]
+                code = torch.zeros(len(self.fits), dtype=torch.float64)
+                code[group] = 1.0
             self._views[key] = View(
                 fit.mean, fit.covariance, fit.axes, self.smooth, observed, alone, group, code, self.turn
             )

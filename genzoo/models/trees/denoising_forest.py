@@ -195,6 +195,8 @@ class DenoisingForest(LabelledForest):
         self.imputation, self.repaint_passes, self.repaint_jump = imputation, repaint_passes, repaint_jump
         if class_mix is not None:
             self._given_mix(class_mix)
+        if stratified and self.num_groups < 2:
+            raise ValueError("stratified needs classes: name their column (--model.label), or give components")
         growth = Growth(
             rounds,
             depth,
@@ -236,7 +238,7 @@ class DenoisingForest(LabelledForest):
             or not all(isinstance(w, int | float) and 0 <= w < math.inf for w in mix.values())
             or not any(mix.values())
         ):
-            problem = f"'{unknown[0]}' is not one" if unknown else "weights must be positive"
+            problem = f"'{unknown[0]}' is not one" if unknown else "weights are 0 or more, and not all 0"
             raise ValueError(
                 f"class_mix gives a weight to each class of '{self.label}' ({', '.join(names)}): {problem}"
             )

@@ -61,7 +61,7 @@ class LabelledForest(TreeModel):
             draws: Importance weights a row.
 
         Returns:
-            A pandas frame: a row for each row of the table, a column for each class.
+            A pandas frame: a row for each row of the table, with the index of a pandas frame, a column for each class.
 
         Raises:
             CapabilityError: the model was trained without a label.
@@ -70,7 +70,8 @@ class LabelledForest(TreeModel):
 
         label = self._label_or_refuse()
         log_w = self._posterior_log_prob(self._encoded_table(table, may_lack=[label]), seed, draws)
-        return pd.DataFrame(log_w.exp().numpy(), columns=self.class_names)
+        index = table.index if isinstance(table, pd.DataFrame) else None
+        return pd.DataFrame(log_w.exp().numpy(), index, self.class_names)
 
     def label_log_prob(self, table: Any, *, seed: int | None = None, draws: int | None = None) -> LogLikelihood:
         """Log-probability of each row's own label given the rest of the row, labelled ``estimate``.
