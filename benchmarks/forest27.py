@@ -243,8 +243,8 @@ def write_page(path: Path, records: Sequence[Record]) -> None:
     settings = tidy(
         f"Settings, one for all: {named(SETTINGS)}; `copies` as in the table, 100 (the authors' number) where a level "
         f"then has at most {NOISED_ROWS:,} noised rows. Tables of more than {WIDE} columns or {LONG:,} training rows "
-        f"have smaller forests, for want of time: {named(SMALLER_SETTINGS)}. A number is one column, as the authors have "
-        "it, also where single values of it are frequent (`atoms: []` for grids, `kind: continuous` for others). "
+        f"have smaller forests, for want of time: {named(SMALLER_SETTINGS)}. A number is one column, as the authors "
+        "have it, also where single values of it are frequent (`atoms: []` for grids, `kind: continuous` for others). "
         "Settings were chosen on another split (seed 10) of concrete, concrete slump, ecoli, glass, ionosphere, iris, "
         "seeds, tictactoe, white wine and wine."
     )
