@@ -37,6 +37,12 @@ IN_TIME = ("beijing",)
 SPLITS = ("train", "val", "test")
 CHANGED, CHANGE = "2026-11-29", "[frequent values of a grid](../decisions/0004-frequent-values-of-a-fine-grid.md)"
 """The day and the name of the last change that moves many numbers."""
+FORESTS_CHANGED = "2026-11-29"
+"""The last day on which tables were run with indicators for atoms of grids in `forest_flow` and `forest_diffusion`."""
+WITH_ATOMS = (
+    "adult", "shoppers", "default_credit", "airfoil_self_noise", "blood_transfusion", "concrete_compression", "glass",
+    "wine",
+)  # fmt: skip
 MINUTES = {"small": 0.25, "large": 1.0}
 """Training time of a model, if none is given."""
 
@@ -133,6 +139,15 @@ def page(records: Sequence[Record]) -> str:
     early = [record["table"] for record in records if record["date"] < CHANGED]
     if early:
         parts.append(tidy(f"Run before models learned the {CHANGE}, from which most gain: {', '.join(early)}."))
+    forests = [r["table"] for r in records if r["table"] in WITH_ATOMS and r["date"] <= FORESTS_CHANGED]
+    if forests:
+        parts.append(
+            tidy(
+                "`forest_flow` and `forest_diffusion` had indicators for atoms of grids (end of "
+                "[this page](../decisions/0004-frequent-values-of-a-fine-grid.md)), without which they are cheaper and "
+                f"mostly better, when these were run: {', '.join(forests)}."
+            )
+        )
     parts += [
         markdown_table(
             ["model", *rows],
