@@ -547,7 +547,7 @@ def test_a_checkpoint_keeps_vectors_and_starting_scales(tmp_path: Path) -> None:
         ({"lipschitz": 1.0}, "between 0 and 1"),
         ({"norm_orders": [2.0, 3.0]}, "one number for each of the 3"),
         ({"norm_orders": [0.5, 2.0, 2.0]}, "at least 1"),
-        ({"log_det": "guess"}, "'auto', 'exact' or 'roulette'"),
+        ({"log_det": "guess"}, "log_det must be one of auto, exact, roulette, got 'guess'"),
         ({"num_layers": 0}, "hidden layers"),
     ],
 )

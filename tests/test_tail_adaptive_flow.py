@@ -373,7 +373,7 @@ def test_a_word_that_is_no_class_and_a_column_that_is_no_number_are_refused() ->
     ):
         with pytest.raises(SchemaError, match=message):
             genzoo.fit(frame, model="tail_adaptive_flow", data=data, **(SMALL | {"tails": tails}))
-    with pytest.raises(ValueError, match="scaler must be 'robust' or 'standardise', got 'asinh'"):
+    with pytest.raises(ValueError, match="scaler must be one of robust, standardise, got 'asinh'"):
         fitted(heavy_table(200), scaler="asinh")
 
 

@@ -105,11 +105,6 @@ class TailAdaptiveFlow(DensityModel):
         **training: Any,
     ) -> None:
         super().__init__(schema, **training)
-        if scaler not in ("robust", "standardise"):
-            raise ValueError(
-                f"scaler must be 'robust' or 'standardise', got '{scaler}'; "
-                "another would bend the tails that the model speaks of"
-            )
         # Context columns are read, not scored: their scale may bend.
         linear = {column.name: scaler for column in self.schema.scored if column.is_numeric}
         self.codec = VectorCodec(self.schema, scaler=linear)
