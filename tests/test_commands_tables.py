@@ -126,6 +126,7 @@ def test_a_trained_model_is_given_another_way_to_draw(place: Path) -> None:
         ("draws=many", "--set: draws must be int, got 'many'"),
         ("particles=1.5", "--set: particles must be int, got 1.5"),
         ("draws=0", "--set: draws must be at least 1, got 0"),
+        ("draws=2020-01-01", "--set: draws must be int, got '2020-01-01'"),
         ("class_mix=[1]", "--set: class_mix must be dict or none, got [1]"),
         ("class_mix={red: .nan}", "--set: class_mix gives a weight to each class of 'c'"),
     ):

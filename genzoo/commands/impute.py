@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genzoo.commands.output import require_writable
-from genzoo.commands.parsing import Parser, UsageError, add_output, add_seed, add_settings, whole_number
+from genzoo.commands.parsing import Parser, UsageError, add_output, add_seed, add_settings, settings_text, whole_number
 from genzoo.commands.ranges import add_dask, in_order, opened
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def run(arguments: list[str]) -> int:
 
     from genzoo.tables.stream import TableWriter
 
-    settings = json.dumps(dict(given.set))
+    settings = settings_text(given)
     model, reader = opened(given.run, given.file, settings)
     tasks = ((given.run, given.file, settings, given.draws, given.seed, *ends) for ends in reader.ranges())
     empty: Counter[str] = Counter()

@@ -153,3 +153,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         help="an argument of the model that says how it is used, such as sampler=euler or particles=200, in place of "
         "the one it was trained with; may be repeated",
     )
+
+
+def settings_text(given: argparse.Namespace) -> str:
+    """What ``--set`` says, as JSON, so that it travels to other processes; what JSON has no word for is text."""
+    return json.dumps(dict(given.set), default=str)

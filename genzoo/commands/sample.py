@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from genzoo.commands.output import require_writable
-from genzoo.commands.parsing import Parser, UsageError, add_output, add_seed, add_settings, whole_number
+from genzoo.commands.parsing import Parser, UsageError, add_output, add_seed, add_settings, settings_text, whole_number
 from genzoo.commands.ranges import add_dask, in_order, opened
 
 
@@ -31,7 +30,7 @@ def run(arguments: list[str]) -> int:
     from genzoo.tables.ranges import FarBeyond
     from genzoo.tables.stream import TableWriter, row_ranges
 
-    settings = json.dumps(dict(given.set))
+    settings = settings_text(given)
     model, _ = opened(given.run, None, settings)
     ranges = model.training_record.get("ranges", {})
     if given.given is None:
