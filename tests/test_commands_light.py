@@ -76,7 +76,7 @@ def test_models_lists_the_catalogue_and_details_name_paper_and_run() -> None:
         assert key in listed.out
         one = say("models", key)
         assert entry.paper.split()[0] in one.out if entry.paper else True
-        assert f"genzoo fit --model {key}" in one.out
+        assert f"genzoo fit my.csv --model {key}" in one.out
 
 
 @pytest.mark.parametrize(
@@ -89,12 +89,15 @@ def test_models_lists_the_catalogue_and_details_name_paper_and_run() -> None:
         (["fit", "--max_epochs", "3"], "did you mean '--trainer.max_epochs'?"),
         (["fit", "--run-dir", "x"], "did you mean '--run_dir'?"),
         (["fit", "--data.path"], "option --data.path needs a value"),
-        (["fit", "my.csv"], "for a table write --data.path my.csv"),
+        (["fit", "my.csv", "more.csv"], "takes one table, got 'more.csv' too"),
+        (["fit", "best.ckpt"], "to go on with a run write --ckpt_path best.ckpt"),
+        (["fit", "my.csv", "--minutes", "0"], "--minutes takes a number above 0, got '0'"),
+        (["test", "--minutes", "1"], "it belongs to genzoo fit"),
         (["fit", "recipe.yaml"], "for a recipe write --config recipe.yaml"),
         (["fit", "--model", "splin_flow"], "unknown model 'splin_flow'; did you mean 'spline_flow'?"),
         (["fit", "--data", "Tabel"], "unknown data source 'Tabel'; did you mean 'Table'?"),
         (["fit", "--ckpt_path", "a", "--warm_start", "b"], "resumes a run"),
-        (["test"], "needs a trained model: --ckpt_path RUN"),
+        (["test"], "needs a trained model: genzoo test RUN"),
         (["test", "--warm_start", "x"], "belongs to genzoo fit"),
         (["sample", "run", "-n", "0", "-o", "x.csv"], "must be at least 1, got 0"),
         (["sample", "run", "-o", "x.csv"], "say how many rows to draw with -n 1000"),
@@ -177,6 +180,20 @@ def test_a_recipe_with_an_unknown_entry_is_refused(tmp_path: Path) -> None:
     assert "is not valid YAML" in say("fit", "--config", tmp_path / "r.yaml").err
 
 
+def test_a_word_without_an_option_is_the_table_or_the_run_and_minutes_are_the_trainers_time() -> None:
+    fit = read_given("fit", ["my.csv", "--minutes", "90.5", "--model.lr", "1"])
+    assert fit.typed == [
+        ("data.path", str(Path.cwd() / "my.csv")), ("trainer.max_time", "00:01:30:30"), ("model.lr", "1")
+    ]  # fmt: skip
+    assert read_given("fit", ["sklearn:wine"]).typed == [("data.path", "sklearn:wine")]
+    assert read_given("test", ["runs/mine"]).typed == [("ckpt_path", "runs/mine")]
+
+
+def test_a_class_may_be_typed_after_its_arguments() -> None:
+    given = read_given("fit", ["--model.lr", "1", "--model", "maf"])
+    assert given.arguments() == ["--model=genzoo.models.flows.maf.MAF", "--model.lr=1"]
+
+
 def test_columns_may_be_typed_with_commas() -> None:
     given = read_given("fit", ["--data.context", "age,sex"])
     assert given.typed == [("data.context", '["age", "sex"]')]
@@ -185,7 +202,7 @@ def test_columns_may_be_typed_with_commas() -> None:
 def test_datamodules_are_found_by_any_case_and_a_file_is_not_one(tmp_path: Path) -> None:
     assert find_datamodule("toy") == DATAMODULES["Toy"]
     (tmp_path / "my.csv").write_text("a\n1\n")
-    assert f"--data.path {tmp_path / 'my.csv'}" in say("fit", "--data", tmp_path / "my.csv").err
+    assert f"genzoo fit {tmp_path / 'my.csv'}" in say("fit", "--data", tmp_path / "my.csv").err
 
 
 @pytest.mark.parametrize("word", ["🙂", "\\ud83d\\ude42", "\\\\🙂", "é\x7f\x85\u2028", "黒", 'a"b\\'])

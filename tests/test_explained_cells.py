@@ -185,7 +185,10 @@ def test_draws_far_beyond_the_training_range_are_told(tmp_path: Path, capsys: py
     assert main(["sample", str(tmp_path / "model.ckpt"), "-n", "200", "-o", str(tmp_path / "drawn.csv")]) == 0
     said = capsys.readouterr().out
     assert "numbers of 'x' far beyond the training range -0.1 to 0.1" in said
-    assert "declare lower and upper" in said
+    assert "declare lower and upper of 'x' in the schema" in said
+    far = FarBeyond({"x": [1.0, 3.0]})
+    far.add(pa.table({"x": [9.0]}))
+    assert far.lines()[-1].startswith("declare upper of 'x' in the schema")
 
 
 @pytest.mark.parametrize("command", ["score", "impute", "compare"])

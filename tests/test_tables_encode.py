@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from genzoo.errors import DataError, SchemaError
 from genzoo.tables.cells import numbers
-from genzoo.tables.encode import TableData, decode_table, encode_frame, fill_holes, training_schema
+from genzoo.tables.encode import TableData, decode_table, encode_frame, fill_holes, require_inside, training_schema
 from genzoo.tables.frames import read_frame, to_arrow, write_frame
 from genzoo.tables.infer import infer_schema
 from genzoo.tables.schema import Column, Schema
@@ -355,3 +355,14 @@ def test_filling_keeps_the_finest_digits_and_the_zone_of_observed_times(kind: pa
     assert filled.null_count == 0
     observed = pc.invert(holes)
     assert filled.filter(observed).equals(cells.filter(observed))
+
+
+def test_training_rows_beyond_declared_bounds_are_refused_by_name_and_an_atom_there_is_none() -> None:
+    frame = pd.DataFrame({"paid": [0.0, 0.0, 3.5, 4.25, 0.5], "c": list("abaab")})
+    column = {"kind": "mixed", "atoms": [0.0], "lower": 1.0}
+    schema = infer_schema(frame, overrides={"paid": column})
+    data = encode_frame(frame, schema)
+    assert data.column_counts == {"paid": {"outside": 1}}  # 0 has a probability of its own
+    with pytest.raises(DataError, match=r"'paid': 1 training values .*\(lower 1\), first 0.5 in row 4"):
+        require_inside(data)
+    require_inside(data.select(np.arange(4)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ OPTIONS = {
     "model": "NAME  catalogue key (genzoo models), class name or class path; --model.OPTION VALUE sets its arguments",
     "data": "NAME  Table (the default), Toy, Images, UCIBenchmark; --data.OPTION VALUE sets its arguments",
     "trainer": "FILE.yaml  a layer of trainer options; --trainer.OPTION VALUE sets one (max_epochs, accelerator ...)",
+    "minutes": "N  longest training time (fit), short for --trainer.max_time",
     "seed": "N  seed of split, weights and noise",
     "run_dir": "FOLDER  where the run goes; by default runs/<date>-<model>-<data>",
     "ckpt_path": "RUN  run folder or checkpoint: resume it (fit), or what to evaluate",
@@ -24,6 +26,10 @@ OPTIONS = {
 FLAGS = ("help", "help_all", "print_config")
 NESTED = ("model", "data", "trainer")
 NAME_LISTS = ("context", "treatment", "outcome", "sensitive", "ignore")
+TYPED = ("config", "minutes")
+"""Options that are no entry of a recipe."""
+FIT = ("minutes", "warm_start")
+"""Options of ``fit`` alone."""
 RUN_OPTIONS = {"seed", "run_dir", "ckpt_path", "warm_start"}
 
 
@@ -99,7 +105,9 @@ class Given:
             for layer in [*(extra or []), *self.layers]
         ]
         configs = [f"--config={_yaml_line(layer)}" for layer in layers if layer]
-        return configs + [f"--{key}={value}" for key, value in self.typed if key not in RUN_OPTIONS]
+        # a class before its arguments, in whatever order they were typed
+        typed = sorted(self.typed, key=lambda pair: pair[0] not in ("model", "data"))
+        return configs + [f"--{key}={value}" for key, value in typed if key not in RUN_OPTIONS]
 
 
 def _yaml_line(layer: dict[str, Any]) -> str:
@@ -128,7 +136,8 @@ def read_given(command: str, arguments: list[str]) -> Given:
         if word == "-h":
             word = "--help"
         if not word.startswith("--"):
-            raise UsageError(f"genzoo {command} takes options only, got '{word}'; {_for_word(word)}")
+            _take(given, *_option_of_word(given, word), here)
+            continue
         key, equals, value = word[2:].partition("=")
         following = arguments[position] if position < len(arguments) else None
         if key in FLAGS:
@@ -160,10 +169,28 @@ def _take(given: Given, key: str, value: str, here: Path) -> None:
         given.layers.append({"trainer": read_yaml(value)})
     elif key.removeprefix("data.").removeprefix("init_args.") in NAME_LISTS and not value.startswith("["):
         given.typed.append((key, json.dumps([name.strip() for name in value.split(",")])))
+    elif key == "minutes":
+        given.typed.append(("trainer.max_time", _duration(value)))
     elif key.startswith("data.") and is_path_option(key):
         given.typed.append((key, absolute(value, here)))
     else:
         given.typed.append((key, value))
+
+
+def _duration(minutes: str) -> str:
+    """Minutes as the ``DD:HH:MM:SS`` of the Trainer.
+
+    Raises:
+        UsageError: not a number above 0.
+    """
+    try:
+        seconds = math.ceil(60 * float(minutes))
+    except (ValueError, OverflowError):
+        seconds = 0
+    if seconds < 1:
+        raise UsageError(f"--minutes takes a number above 0, got '{minutes}'")
+    days, rest = divmod(seconds, 86400)
+    return f"{days:02d}:{rest // 3600:02d}:{rest // 60 % 60:02d}:{rest % 60:02d}"
 
 
 def _part(kind: str, value: str, here: Path) -> str:
@@ -182,8 +209,8 @@ def read_recipe(path: str) -> dict[str, Any]:
     folder = Path(path).resolve().parent
     recipe: dict[str, Any] = {}
     for key, value in content.items():
-        if key not in OPTIONS or key == "config":
-            known = [name for name in OPTIONS if name != "config"]
+        known = [name for name in OPTIONS if name not in TYPED]
+        if key not in known:
             raise UsageError(
                 f"'{path}' has an unknown entry '{key}'; {near(str(key), known) or 'known: ' + ', '.join(known)}"
             )
@@ -199,8 +226,8 @@ def _require_known(command: str, key: str) -> None:
     name = key.removesuffix("+")
     first, dot, rest = name.partition(".")
     if (not dot and name in OPTIONS) or (dot and rest and first in NESTED):
-        if command != "fit" and name == "warm_start":
-            raise UsageError(f"genzoo {command} has no option '--warm_start'; it belongs to genzoo fit")
+        if command != "fit" and name in FIT:
+            raise UsageError(f"genzoo {command} has no option '--{name}'; it belongs to genzoo fit")
         return
     dashed = name.replace("-", "_")
     hint = near(f"--{dashed}", [f"--{option}" for option in OPTIONS])
@@ -214,8 +241,8 @@ def _require_known(command: str, key: str) -> None:
     place = places.get(dashed) or places.get(rest)
     if dashed in OPTIONS:
         hint = f"did you mean '--{dashed}'?"
-    elif dashed in ("epochs", "minutes"):  # as in genzoo compare
-        hint = f"did you mean '--trainer.max_{'epochs' if dashed == 'epochs' else 'time'}'?"
+    elif dashed == "epochs":  # as in genzoo compare
+        hint = "did you mean '--trainer.max_epochs'?"
     elif place:
         hint = f"did you mean '--{place}.{rest if dot else dashed}'?"
     elif dot:
@@ -223,9 +250,23 @@ def _require_known(command: str, key: str) -> None:
     raise UsageError(f"genzoo {command} has no option '--{key}'; {hint or f'genzoo {command} --help lists them'}")
 
 
-def _for_word(word: str) -> str:
+def _option_of_word(given: Given, word: str) -> tuple[str, str]:
+    """The option that a word without one stands for: the table of ``fit``, the run of the other commands.
+
+    Raises:
+        UsageError: it is a recipe, a run given to ``fit`` (which may go on with it or start from it), or a second one.
+    """
     if word.endswith((".yaml", ".yml")):
-        return f"for a recipe write --config {word}"
-    if Path(word).is_dir() or word.endswith(".ckpt"):
-        return f"for a trained model write --ckpt_path {word}"
-    return f"for a table write --data.path {word}"
+        raise UsageError(f"for a recipe write --config {word}")
+    run = word.endswith(".ckpt") or (Path(word) / "checkpoints").is_dir()
+    if given.command == "fit" and run:
+        raise UsageError(f"to go on with a run write --ckpt_path {word}, to start from its weights --warm_start {word}")
+    key = "data.path" if given.command == "fit" else "ckpt_path"
+    if given.command != "fit" and not run and Path(word).is_file():
+        raise UsageError(f"for a table write --data.path {word}")
+    earlier = [value for known, value in given.typed if known == key]
+    if earlier:
+        raise UsageError(
+            f"genzoo {given.command} takes one {'table' if key == 'data.path' else 'run'}, got '{word}' too"
+        )
+    return key, word

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from genzoo.commands.given import OPTIONS, Given
+from genzoo.commands.given import FIT, OPTIONS, Given
 from genzoo.commands.parsing import UsageError
 
 EXAMPLES = {
     "fit": (
         "Train a model on a table, keep the best checkpoint, and test it on held-out rows.",
         [
-            "genzoo fit --model spline_flow --data.path my.csv",
-            "genzoo fit --model SplineFlow --data Table --data.path my.csv --data.schema schema.yaml --model.lr 1e-3",
+            "genzoo fit my.csv --model spline_flow --minutes 5",
+            "genzoo fit my.csv --model SplineFlow --data Table --data.schema schema.yaml --model.lr 1e-3",
             "genzoo fit --config configs/recipes/adult_spline_flow.yaml --seed 1",
             "genzoo fit --ckpt_path runs/RUN/checkpoints/last.ckpt --trainer.max_epochs 200",
         ],
     ),
     "validate": (
         "Log-likelihood of a trained model on its validation rows. Model and data come from the checkpoint.",
-        ["genzoo validate --ckpt_path runs/RUN"],
+        ["genzoo validate runs/RUN"],
     ),
     "test": (
         "Log-likelihood of a trained model on its test rows. The checkpoint gives model and data; what is typed wins.",
-        ["genzoo test --ckpt_path runs/RUN", "genzoo test --ckpt_path runs/RUN --model.draws 64"],
+        ["genzoo test runs/RUN", "genzoo test runs/RUN --model.draws 64"],
     ),
     "predict": (
         "Log-likelihood of each test row, as a file in a new run folder. Model and data come from the checkpoint.",
-        ["genzoo predict --ckpt_path runs/RUN"],
+        ["genzoo predict runs/RUN"],
     ),
 }
 
@@ -36,10 +36,16 @@ def help_text(command: str) -> str:
     shown = [
         name
         for name in OPTIONS
-        if not (command != "fit" and name == "warm_start") and not (command == "validate" and name == "run_dir")
+        if not (command != "fit" and name in FIT) and not (command == "validate" and name == "run_dir")
     ]
     width = max(map(len, shown)) + 2
-    lines = [f"usage: genzoo {command} [options]", "", summary, "", "options:"]
+    lines = [
+        f"usage: genzoo {command} [{'TABLE' if command == 'fit' else 'RUN'}] [options]",
+        "",
+        summary,
+        "",
+        "options:",
+    ]
     lines += [f"  {'--' + name:<{width}}  {OPTIONS[name]}" for name in shown]
     lines += [
         f"  {'--print_config':<{width}}  the full configuration as YAML, then stop",
@@ -76,7 +82,7 @@ def require_checkpoint(given: Given) -> None:
     """
     if not given.option("ckpt_path"):
         raise UsageError(
-            f"genzoo {given.command} needs a trained model: --ckpt_path RUN (a run folder or a .ckpt file)"
+            f"genzoo {given.command} needs a trained model: genzoo {given.command} RUN (a run folder or a .ckpt file)"
         )
 
 

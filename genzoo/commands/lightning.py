@@ -143,7 +143,7 @@ def new_run(given: Given) -> dict[str, Any]:
         layer["model"] = {"class_path": DEFAULT_MODEL}
     if given.class_path("data") is None:
         if not given.mentions("data") and given.flags.isdisjoint({"help_all", "print_config"}):
-            raise DataError("say which table to train on: --data.path my.csv (or sklearn:wine, genzoo:adult)")
+            raise DataError("say which table to train on: genzoo fit my.csv (or sklearn:wine, genzoo:adult)")
         layer["data"] = {"class_path": DEFAULT_DATA}
     return layer
 

@@ -67,7 +67,7 @@ def details(name: str) -> str:
     if entry is None:
         if name not in outside_models():
             raise GenZooError(f"'{name}' is a class path, not a catalogue entry; genzoo models lists the names")
-        return f"{name}\n  class      {path}\n  run        genzoo fit --model {name} --data.path my.csv\n"
+        return f"{name}\n  class      {path}\n  run        genzoo fit my.csv --model {name}\n"
     c = entry.capabilities
     lines = [
         entry.key,
@@ -94,7 +94,7 @@ def details(name: str) -> str:
     if c.roles:
         lines.append(f"  needs        {' and '.join(c.roles)} column" + "s" * (len(c.roles) > 1))
     roles = "".join(f" --data.{role} '[COLUMN]'" for role in c.roles)
-    lines.append(f"  run          genzoo fit --model {entry.key} --data.path my.csv{roles}")
+    lines.append(f"  run          genzoo fit my.csv --model {entry.key}{roles}")
     lines.append(f"  arguments    genzoo fit --model.help {entry.class_name}")
     return "\n".join(lines) + "\n"
 

@@ -51,7 +51,7 @@ def find_datamodule(name: str) -> str:
     if "." in name and not Path(name).exists():
         return name
     if Path(name).is_file() or ":" in name:
-        raise GenZooError(f"--data takes a kind of source, not a file; for a table write --data.path {name}")
+        raise GenZooError(f"--data takes a kind of source, not a file; for a table write genzoo fit {name}")
     names = [*DATAMODULES, *points]
     raise GenZooError(f"unknown data source '{name}'; {near(name, names) or 'known: ' + ', '.join(names)}")
 

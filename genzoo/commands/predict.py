@@ -1,4 +1,4 @@
-"""``genzoo predict --ckpt_path RUN``: log-likelihood of each test row, written as a file into a new run folder."""
+"""``genzoo predict RUN``: log-likelihood of each test row, written as a file into a new run folder."""
 
 from __future__ import annotations
 

@@ -33,5 +33,5 @@ def run(arguments: list[str]) -> int:
         print("fit and compare ask for a decision on these: --ignore NAME, or an edited schema")
     if target is not None:
         save_schema(schema, target, overwrite=given.overwrite)
-        print(f"wrote {target}; edit it, then: genzoo fit --data.path {given.file} --data.schema {target}")
+        print(f"wrote {target}; edit it, then: genzoo fit {given.file} --data.schema {target}")
     return 0

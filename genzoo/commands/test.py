@@ -1,4 +1,4 @@
-"""``genzoo test --ckpt_path RUN``: log-likelihood of a trained model on its test rows."""
+"""``genzoo test RUN``: log-likelihood of a trained model on its test rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``genzoo validate --ckpt_path RUN``: log-likelihood of a trained model on its validation rows."""
+"""``genzoo validate RUN``: log-likelihood of a trained model on its validation rows."""
 
 from __future__ import annotations
 

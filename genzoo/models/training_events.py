@@ -20,6 +20,7 @@ from genzoo.models.optimisation import Schedule, make_optimizer, make_schedule
 from genzoo.models.scored_rows import arrays_of, chunks, collect
 from genzoo.models.scoring import ModelLogProb, split_unseen
 from genzoo.tables.batch import TableBatch
+from genzoo.tables.encode import require_inside
 from genzoo.tables.ranges import training_ranges
 from genzoo.tables.schema import Schema
 
@@ -134,8 +135,9 @@ class TrainingEvents(LightningModule):
                 )
             if self.closed_form and self.trainer.world_size > 1:
                 raise CapabilityError(f"{type(self).__name__} trains on one device; use --trainer.devices 1")
-            self.fit_codec(self.trainer.datamodule)  # type: ignore[attr-defined]
             datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            require_inside(datamodule.data("train"))
+            self.fit_codec(datamodule)
             self.training_record |= {"data": getattr(datamodule, "record", {})}
             self._mean_weight = getattr(datamodule, "mean_weight", 1.0)
             self._started = time.monotonic()

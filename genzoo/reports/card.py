@@ -109,7 +109,7 @@ def _measured(model: DensityModel, test: LogLikelihood | None) -> str:
         if name.startswith("val/"):
             lines.append((f"Validation {name.removeprefix('val/')}", formats.number(value)))
     if not lines:
-        return "Nothing was measured on held-out rows yet; `genzoo test --ckpt_path RUN` does."
+        return "Nothing was measured on held-out rows yet; `genzoo test RUN` does."
     return _table(("", ""), lines)
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from genzoo.errors import DataError, SchemaError
-from genzoo.tables.cells import as_array, can_be_number, is_text, numbers, texts, type_text
+from genzoo.tables.cells import as_array, can_be_number, is_text, number_text, numbers, texts, type_text
 from genzoo.tables.decode import decode_table, fill_holes
 from genzoo.tables.frames import read_frame, to_arrow
 from genzoo.tables.grid import snap
@@ -370,13 +370,47 @@ def _unseen_cells(data: TableData) -> dict[str, int]:
     return _by_column(data.schema.categorical, data.codes == UNSEEN)
 
 
+def require_inside(data: TableData) -> None:
+    """Refuses training rows that declared bounds make impossible.
+
+    Raises:
+        DataError: names the first such column, its bounds, and a row.
+    """
+    start = 0
+    for column in data.schema.numeric:
+        cells = data.numeric[:, start : start + column.width]
+        start += column.width
+        outside = _outside(column, cells)
+        rows = np.flatnonzero(outside.any(1))
+        if len(rows):
+            value = cells[rows[0]][outside[rows[0]]][0]
+            limits = [
+                f"{name} {number_text(v)}" for name in ("lower", "upper") if (v := getattr(column, name)) is not None
+            ]
+            raise DataError(
+                f"column '{column.name}': {int(outside.sum())} training values are outside its declared bounds "
+                f"({', '.join(limits)}), first {number_text(float(value))} in row {data.rows[rows[0]]} "
+                "(counted from 0); correct the bounds or the cells, or leave the rows out"
+            )
+
+
+def _outside(column: Column, cells: np.ndarray) -> np.ndarray:
+    """Cells beyond the declared bounds; an atom there has a probability of its own."""
+    outside = np.zeros(cells.shape, dtype=bool)
+    if column.lower is not None:
+        outside |= cells < column.lower
+    if column.upper is not None:
+        outside |= cells > column.upper
+    return outside & ~np.isin(cells, column.atoms) if outside.any() else outside
+
+
 def _outside_cells(data: TableData) -> dict[str, int]:
     columns = data.schema.numeric
     if all(c.lower is None and c.upper is None for c in columns):
         return {}
-    lower = np.concatenate([np.full(c.width, -np.inf if c.lower is None else c.lower) for c in columns])
-    upper = np.concatenate([np.full(c.width, np.inf if c.upper is None else c.upper) for c in columns])
-    return _by_column(columns, (data.numeric < lower) | (data.numeric > upper))
+    ends = np.cumsum([c.width for c in columns])
+    parts = np.split(data.numeric, ends[:-1], axis=1)
+    return _by_column(columns, np.concatenate([_outside(c, part) for c, part in zip(columns, parts)], axis=1))
 
 
 def _changed_cells(frame: nw.DataFrame[Any], schema: Schema) -> dict[str, int]:

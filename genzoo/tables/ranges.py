@@ -71,7 +71,14 @@ class FarBeyond:
         if len(worst) > most:
             lines.append(f"{len(worst) - most} more columns have such numbers")
         if lines:
+            named = [f"{' and '.join(self._sides(name))} of '{name}'" for name in worst[:most]]
             lines.append(
-                "declare lower and upper in the schema to keep them in, or train longer, or take another model"
+                f"declare {', '.join(named)} in the schema to keep them in, or train longer, or take another model"
             )
         return lines
+
+    def _sides(self, name: str) -> list[str]:
+        """The bounds that would have kept the drawn numbers of a column in."""
+        _, lowest, highest = self.found[name]
+        low, high = self.ranges[name]
+        return ["lower"] * (lowest < low) + ["upper"] * (highest > high)
