@@ -120,12 +120,16 @@ def test_a_given_category_never_seen_is_refused_not_replaced(role: str) -> None:
         fitted.sample(given=pd.DataFrame({"city": ["a", "elsewhere"]}))
 
 
-def test_a_comparison_asks_about_identifiers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    frame = table().assign(number=np.arange(1000, 1200))
+def test_a_comparison_asks_about_identifiers_and_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    children = ["1", "2", "3", "two"] + ["0", "1", "2", "3"] * 49
+    frame = table().assign(number=np.arange(1000, 1200), children=children, empty=None, year=2024)
     frame.to_csv(tmp_path / "people.csv", index=False)
     folder = ["--run_dir", str(tmp_path / "runs"), "-o", str(tmp_path / "report.md")]
     assert main(["compare", str(tmp_path / "people.csv"), "--models", "independent", *folder]) == 0
-    assert "column 'number' holds integers that never repeat; an identifier?" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "column 'number' holds integers that never repeat; an identifier? then --ignore it" in said
+    assert "column 'children' is text, numbers but for 'two' (1 cell): a mistake? then correct the cells" in said
+    assert "nothing to learn from 'empty' (no cells), 'year' (only '2024')" in said
 
 
 def test_cells_are_ranked_within_their_column_and_missing_ones_say_nothing(

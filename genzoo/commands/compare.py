@@ -20,6 +20,7 @@ from genzoo.commands.parsing import (
     whole_number,
     words,
 )
+from genzoo.commands.table_text import column_remarks, rows_text
 from genzoo.errors import CapabilityError, GenZooError
 from genzoo.models.catalogue import CATALOGUE
 
@@ -147,10 +148,9 @@ def compare_table(
         folder = run_folder("compare", datamodule.name)
     else:
         folder = Path(run_dir) if given.resume and Path(run_dir).is_dir() else new_folder(run_dir)
-    print(f"{datamodule.name}: {_counts(datamodule)}; work folder {folder}", flush=True)
-    for column in datamodule.schema.scored:
-        if "an identifier?" in column.note:
-            print(f"  column '{column.name}' holds {column.note.partition(':')[0]}; an identifier? then --ignore it")
+    print(f"{datamodule.name}: {rows_text(datamodule)}; work folder {folder}", flush=True)
+    for line in column_remarks(datamodule.schema, "--ignore"):
+        print(f"  {line}", flush=True)
     if given.models == [ALL]:
         models = accepting(models, datamodule.schema)
     jobs = prepare_jobs(models, folder, datamodule, source, given)
@@ -235,8 +235,3 @@ def parser() -> Parser:
     options.add_argument("--threads", type=whole_number(1), default=1, help="threads of each model")
     add_seed(options, "seed of split, training and evaluation")
     return options
-
-
-def _counts(datamodule: Any) -> str:
-    sizes = {split: len(datamodule.data(split)) for split in ("train", "val", "test")}
-    return f"{sizes['train']} training, {sizes['val']} validation, {sizes['test']} test rows"

@@ -17,6 +17,7 @@ from genzoo.commands import output
 from genzoo.commands.given import Given
 from genzoo.commands.parsed import parse_sentence, refusal, require_known_options
 from genzoo.commands.restored import Restored, adapt_rows, data_changed
+from genzoo.commands.table_text import column_remarks, rows_text
 from genzoo.datamodules.base import TableDataModule
 from genzoo.errors import DataError, GenZooError
 from genzoo.models.base import DensityModel
@@ -166,6 +167,8 @@ def fit(given: Given) -> int:
         if trainer.is_global_zero:
             (folder / "config.yaml").write_text(cli.config_text(), encoding="utf-8")
             print(f"{key_of(model)} on {datamodule.name}: {rows_text(datamodule)}; run folder {folder}", flush=True)
+            for line in column_remarks(datamodule.schema, "--data.ignore"):
+                print(f"  {line}", flush=True)
         if warm:
             model.warm_start(warm)
         finished = run_fit(trainer, model, datamodule, str(restored.path) if restored and resumed else None)
@@ -264,12 +267,6 @@ def key_of(model: Any) -> str:
     """Catalogue key of a model, or its class name."""
     path = f"{type(model).__module__}.{type(model).__qualname__}"
     return next((entry.key for entry in CATALOGUE.values() if entry.class_path == path), type(model).__name__)
-
-
-def rows_text(datamodule: Any) -> str:
-    """``800 training, 100 validation, 100 test rows``."""
-    counts = [len(datamodule.data(split)) for split in ("train", "val", "test")]
-    return f"{counts[0]} training, {counts[1]} validation, {counts[2]} test rows"
 
 
 def likelihood_text(likelihood: Any) -> str:

@@ -41,7 +41,7 @@ from genzoo.tables.grid import find_grid, printed_decimals
 from genzoo.tables.schema import MISSING_TOKENS, ROLES, UNMODELLED_ROLES, Column, Schema
 from genzoo.tables.tally import Tally, Values, category_words
 
-RULE = 2  # raise when the rule changes: cached verdicts of the old one are then not read
+RULE = 3  # raise when the rule changes: cached verdicts of the old one are then not read
 
 ATOM_SHARE = 0.05
 SMALL_ATOM_SHARE = 0.01
@@ -224,6 +224,17 @@ def _advice(names: list[str]) -> str:
     )
 
 
+def _foreign_note(values: Values) -> str:
+    """Asks about a few words among categories that are numbers, on few of the cells."""
+    counts = dict(zip(values.words, values.counts.tolist()))
+    others = {word: count for word, count in counts.items() if not _is_number(word)}
+    few = len(others) <= MAX_FOREIGN and sum(others.values()) < ATOM_SHARE * values.num_present
+    if not others or not few or len(counts) - len(others) < 3:
+        return ""
+    shown = ", ".join(f"{word!r} ({count} cell{'s' * (count > 1)})" for word, count in others.items())
+    return f", numbers but for {shown}: a mistake?"
+
+
 def _is_number(word: str) -> bool:
     return re.fullmatch(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", word) is not None
 
@@ -251,7 +262,8 @@ def infer_column(values: Values, kind: str | None = None, atoms: tuple[float, ..
         if distinct == 2:
             return Column(kind="binary", categories=category_words(values), note="two values", **base)
         if not values.is_number:
-            return Column(kind="categorical", categories=category_words(values), note=f"{distinct} categories", **base)
+            note = f"{distinct} categories{_foreign_note(values)}"
+            return Column(kind="categorical", categories=category_words(values), note=note, **base)
         return _number_column(values, base)
     if kind in ("categorical", "binary"):
         if kind == "binary" and distinct != 2:

@@ -1,0 +1,40 @@
+"""What the training commands say of a table before they train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from genzoo.tables.schema import UNMODELLED_ROLES, Schema
+
+MOST_NAMED = 8
+"""Constant columns named on one line."""
+
+
+def rows_text(datamodule: Any) -> str:
+    """``800 training, 100 validation, 100 test rows``."""
+    counts = [len(datamodule.data(split)) for split in ("train", "val", "test")]
+    return f"{counts[0]} training, {counts[1]} validation, {counts[2]} test rows"
+
+
+def column_remarks(schema: Schema, ignore: str) -> list[str]:
+    """Lines on columns that may not be what the user takes them for.
+
+    Args:
+        schema: The table's.
+        ignore: Option that leaves a column out.
+    """
+    lines = []
+    for column in schema.scored:
+        if ": an identifier?" in column.note:
+            what = column.note.partition(":")[0]
+            lines.append(f"column '{column.name}' holds {what}; an identifier? then {ignore} it")
+        elif column.note.endswith(": a mistake?"):
+            what = column.note.partition(", ")[2]
+            lines.append(f"column '{column.name}' is text, {what} then correct the cells, or name them missing tokens")
+    constant = [c for c in schema.columns if c.kind == "constant" and c.role not in UNMODELLED_ROLES]
+    if constant:
+        held = {c.name: "no cells" if c.value is None else f"only {c.value!r}" for c in constant[:MOST_NAMED]}
+        named = [f"'{name}' ({cells})" for name, cells in held.items()]
+        more = f" and {len(constant) - MOST_NAMED} more" if len(constant) > MOST_NAMED else ""
+        lines.append(f"nothing to learn from {', '.join(named)}{more}")
+    return lines
