@@ -4,8 +4,9 @@
 
 FOLDER holds ``shoppers``, ``default_credit``, ``beijing`` and ``forestdiffusion27``, as Parquet. For each table one
 ``genzoo compare --models all --resume`` is run and printed, so the script goes on where it was stopped. A table that is
-finished is kept in the JSON file beside PAGE and stands on the page with those of earlier runs. Without ``-o`` nothing
-is written beside the work folder.
+finished is kept in the JSON file beside PAGE and stands on the page with those of earlier runs. With ``--models A,B``
+the rows of these models alone are put in the place of their earlier ones: data, splits and seed are the same, and no
+model knows of another. Without ``-o`` nothing is written beside the work folder.
 """
 
 from __future__ import annotations
@@ -37,12 +38,6 @@ IN_TIME = ("beijing",)
 SPLITS = ("train", "val", "test")
 CHANGED, CHANGE = "2026-11-29", "[frequent values of a grid](../decisions/0004-frequent-values-of-a-fine-grid.md)"
 """The day and the name of the last change that moves many numbers."""
-FORESTS_CHANGED = "2026-11-29"
-"""The last day on which tables were run with indicators for atoms of grids in `forest_flow` and `forest_diffusion`."""
-WITH_ATOMS = (
-    "adult", "shoppers", "default_credit", "airfoil_self_noise", "blood_transfusion", "concrete_compression", "glass",
-    "wine",
-)  # fmt: skip
 MINUTES = {"small": 0.25, "large": 1.0}
 """Training time of a model, if none is given."""
 
@@ -102,6 +97,30 @@ def record_of(table: str, command: str, seconds: float, report: dict[str, Any]) 
     }
 
 
+def renewed(record: Record, part: Record) -> Record:
+    """A record with the rows of some of its models replaced by those of a later run of these models alone.
+
+    Raises:
+        SystemExit: the rows differ, or another model is now the best, so that the sentence on the table would be wrong.
+    """
+    if record["rows"] != part["rows"]:
+        raise SystemExit(f"{record['table']}: {part['rows']} are other rows than {record['rows']}; run all models")
+    rows = {row["name"]: row for row in record["models"]} | {row["name"]: row for row in part["models"]}
+    order = sorted((row for row in rows.values() if "failed" not in row), key=lambda row: -float(row["mean"]))
+    if next((row["name"] for row in record["models"] if row.get("rank") == 1), None) != order[0]["name"]:
+        raise SystemExit(f"{record['table']}: {order[0]['name']} is now the best; run all models")
+    ranked = [row | {"rank": place} for place, row in enumerate(order, 1)]
+    again = {key: part[key] for key in ("command", "minutes", "date")}
+    earlier = [one for one in _again(record) if one["command"] != part["command"]]
+    failed = [row for row in rows.values() if "failed" in row]
+    return record | {"models": ranked + failed, "again": [*earlier, again]}
+
+
+def _again(record: Record) -> list[Record]:
+    """The later runs of some of a table's models."""
+    return list(record.get("again", []))
+
+
 def cell(row: Record) -> str:
     """Likelihood, error and kind of one model on one table; the highest guaranteed value is bold."""
     if "failed" in row:
@@ -139,15 +158,6 @@ def page(records: Sequence[Record]) -> str:
     early = [record["table"] for record in records if record["date"] < CHANGED]
     if early:
         parts.append(tidy(f"Run before models learned the {CHANGE}, from which most gain: {', '.join(early)}."))
-    forests = [r["table"] for r in records if r["table"] in WITH_ATOMS and r["date"] <= FORESTS_CHANGED]
-    if forests:
-        parts.append(
-            tidy(
-                "`forest_flow` and `forest_diffusion` had indicators for atoms of grids (end of "
-                "[this page](../decisions/0004-frequent-values-of-a-fine-grid.md)), without which they are cheaper and "
-                f"mostly better, when these were run: {', '.join(forests)}."
-            )
-        )
     parts += [
         markdown_table(
             ["model", *rows],
@@ -170,7 +180,9 @@ def page(records: Sequence[Record]) -> str:
             f"## {record['table']}",
             tidy(f"Rows: {splits}{in_time}. {record['conclusion']}"),
             *(["\n".join(tidy(line, "  ") for line in failed)] if failed else []),
-            f"    {record['command']}    # {record['minutes']} minutes, {record['date']}",
+            "\n".join(
+                f"    {r['command']}    # {r['minutes']} minutes, {r['date']}" for r in [record, *_again(record)]
+            ),
         ]
     return "\n\n".join([*parts, f"Written by `benchmarks/results.py`, {time.strftime('%B %Y')}."]) + "\n"
 
@@ -205,7 +217,11 @@ def main() -> None:
         if code == 0 and given.output is not None:
             report = json.loads((given.run_dir / table / "report.json").read_text(encoding="utf-8"))
             kept = given.output.with_suffix(".json")
-            keep_record(kept, record_of(table, command, spent, report), ["table"])
+            record = record_of(table, command, spent, report)
+            earlier = [r for r in load_records(kept) if r["table"] == table]
+            if given.models != "all" and earlier:
+                record = renewed(earlier[0], record)
+            keep_record(kept, record, ["table"])
             given.output.write_text(page(load_records(kept)), encoding="utf-8")
 
 

@@ -177,3 +177,20 @@ def test_names_become_categories_for_the_generator_and_come_back() -> None:
     np.testing.assert_array_equal(forest27.rows_of(frame, split), rows)
     assert protocol.points(rows, split)[:, 1].tolist() == [1.0, 0.0, 1.0]  # two values are a number
     assert protocol.points(rows, split)[:, 2:].tolist() == [[0.5, 0, 0], [0, 0, 0.5], [0, 0.5, 0]]
+
+
+def test_models_run_again_take_the_place_of_their_rows_and_the_best_stays_the_best() -> None:
+    import results
+
+    def one(name: str, mean: float, rank: int = 0) -> dict[str, Any]:
+        return {"name": name, "mean": mean, "se": 0.1, "kind": "exact", "rank": rank}
+
+    kept = {"table": "t", "rows": {"test": 9}, "command": "all", "minutes": 1, "date": "d"}
+    record = kept | {"models": [one("a", -1.0, 1), one("b", -2.0, 2), one("c", -3.0, 3), {"name": "e", "failed": "no"}]}
+    again = results.renewed(record, kept | {"command": "some", "models": [one("c", -1.5, 1)]})
+    assert [(row["name"], row.get("rank")) for row in again["models"]] == [("a", 1), ("c", 2), ("b", 3), ("e", None)]
+    assert again["again"] == [{"command": "some", "minutes": 1, "date": "d"}]
+    with pytest.raises(SystemExit, match="c is now the best"):
+        results.renewed(record, kept | {"models": [one("c", -0.5, 1)]})
+    with pytest.raises(SystemExit, match="other rows"):
+        results.renewed(record, kept | {"rows": {"test": 8}, "models": [one("c", -1.5, 1)]})

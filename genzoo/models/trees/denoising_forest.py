@@ -195,7 +195,7 @@ class DenoisingForest(LabelledForest):
         self.imputation, self.repaint_passes, self.repaint_jump = imputation, repaint_passes, repaint_jump
         if class_mix is not None:
             self._given_mix(class_mix)
-        if stratified and self.num_groups < 2:
+        if stratified and label is None and not self.components:
             raise ValueError("stratified needs classes: name their column (--model.label), or give components")
         growth = Growth(
             rounds,
