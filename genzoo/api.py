@@ -19,6 +19,7 @@ def fit(
     context: Sequence[str] = (),
     seed: int = 0,
     max_epochs: int | None = None,
+    minutes: float | None = None,
     trainer: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
     run_dir: str | Path | None = None,
@@ -34,6 +35,7 @@ def fit(
         context: Columns to condition on.
         seed: Seed of split, weights and noise.
         max_epochs: Upper limit; training stops earlier when validation likelihood stands still.
+        minutes: Longest training time.
         trainer: Further arguments of Lightning's Trainer.
         data: Further arguments of the datamodule (``batch_size``, ``split`` ...).
         run_dir: Folder for checkpoints and logs; ``None`` keeps nothing on disk.
@@ -54,7 +56,7 @@ def fit(
     """
     from genzoo.datamodules.table import Table
     from genzoo.models.catalogue import model_class
-    from genzoo.models.training import quiet, train
+    from genzoo.models.training import quiet, time_limit, train
 
     quiet()
     kind = model_class(model)
@@ -66,6 +68,8 @@ def fit(
     options = dict(trainer or {})
     if max_epochs is not None:
         options["max_epochs"] = max_epochs
+    if minutes is not None:
+        options["max_time"] = time_limit(minutes)
     return train(made, module, run_dir, progress=progress, **options)
 
 

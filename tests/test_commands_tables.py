@@ -89,6 +89,15 @@ def test_impute_fills_every_hole_and_changes_nothing_else(place: Path) -> None:
     assert np.array_equal(filled.x, holes.x)
 
 
+def test_impute_says_what_is_odd_in_the_cells_it_keeps(place: Path) -> None:
+    rows = pd.read_csv(place / "toy.csv").head(8)
+    rows.loc[2, "c"] = "violet"
+    rows.to_csv("odd.csv", index=False)
+    said = say("impute", place / "run", "odd.csv", "-o", "filled.csv")
+    assert said.code == 0, said.err
+    assert "1 cell holds a category not seen in training: 'c' 1" in said.out
+
+
 def test_several_draws_give_several_files_that_differ_in_the_holes_alone(place: Path) -> None:
     said = say("impute", place / "run", place / "toy.csv", "-o", "filled.csv", "--draws", 2)
     assert said.code == 0, said.err
@@ -122,11 +131,11 @@ def test_a_trained_model_is_given_another_way_to_draw(place: Path) -> None:
         ("rounds=3", "; 'rounds' says how it is trained"),
         ("roundz=3", "; 'roundz' is no argument of it"),
         ("sampler", "'sampler' is not NAME=VALUE, as in sampler=euler"),
-        ("stratified=perhaps", "--set: stratified must be bool, got 'perhaps'"),
-        ("draws=many", "--set: draws must be int, got 'many'"),
-        ("particles=1.5", "--set: particles must be int, got 1.5"),
+        ("stratified=perhaps", "--set: stratified must be true or false, got 'perhaps'"),
+        ("draws=many", "--set: draws must be a whole number, got 'many'"),
+        ("particles=1.5", "--set: particles must be a whole number, got 1.5"),
         ("draws=0", "--set: draws must be at least 1, got 0"),
-        ("draws=2020-01-01", "--set: draws must be int, got '2020-01-01'"),
+        ("draws=2020-01-01", "--set: draws must be a whole number, got '2020-01-01'"),
         ("class_mix=[1]", "--set: class_mix must be dict or none, got [1]"),
         ("class_mix={red: .nan}", "--set: class_mix gives a weight to each class of 'c'"),
     ):

@@ -50,7 +50,19 @@ def test_labels_are_those_of_the_rows() -> None:
     for part in parts_of(impossible, [5, 295]):
         running.add(part)
     assert running.label() == impossible.label() == "-inf, 1 of 300 rows (exact)"
+    assert running.mean_above_neg_inf() == pytest.approx(values[np.arange(300) != 7].mean(), rel=1e-12)
     assert np.isnan(RunningMean().mean())
+    assert np.isnan(RunningMean().mean_above_neg_inf())
+
+
+def test_the_mean_of_the_possible_rows_is_weighted_and_none_may_be_there() -> None:
+    values, weights = np.array([-np.inf, 1.0, 4.0]), np.array([9.0, 1.0, 2.0])
+    running = RunningMean()
+    running.add(LogLikelihood(values[:1], np.arange(1), "exact", weights=weights[:1]))
+    assert np.isnan(running.mean_above_neg_inf())
+    running.add(LogLikelihood(values[1:], np.arange(1, 3), "exact", weights=weights[1:]))
+    assert running.mean_above_neg_inf() == pytest.approx(3.0)
+    assert running.num_effective == pytest.approx(144 / 86)
 
 
 def test_kinds_of_parts_are_added_and_weights_must_agree() -> None:

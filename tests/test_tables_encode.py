@@ -357,12 +357,18 @@ def test_filling_keeps_the_finest_digits_and_the_zone_of_observed_times(kind: pa
     assert filled.filter(observed).equals(cells.filter(observed))
 
 
+def test_numbers_among_words_are_known_in_whatever_form_they_are_written() -> None:
+    schema = Schema((Column("v", "categorical", storage="string", categories=("1", "2", "3o", "007")),))
+    cells = ["1.0", "2", "3o", "7", " 2 ", "007", "x", None]
+    assert encode_frame(pd.DataFrame({"v": cells}), schema).codes[:, 0].tolist() == [0, 1, 2, -2, 1, 3, -2, -1]
+
+
 def test_training_rows_beyond_declared_bounds_are_refused_by_name_and_an_atom_there_is_none() -> None:
     frame = pd.DataFrame({"paid": [0.0, 0.0, 3.5, 4.25, 0.5], "c": list("abaab")})
     column = {"kind": "mixed", "atoms": [0.0], "lower": 1.0}
     schema = infer_schema(frame, overrides={"paid": column})
     data = encode_frame(frame, schema)
     assert data.column_counts == {"paid": {"outside": 1}}  # 0 has a probability of its own
-    with pytest.raises(DataError, match=r"'paid': 1 training values .*\(lower 1\), first 0.5 in row 4"):
+    with pytest.raises(DataError, match=r"'paid': 1 training values .*\(lower 1\), the first of them is 0.5 in row 4"):
         require_inside(data)
     require_inside(data.select(np.arange(4)))

@@ -23,7 +23,7 @@ def run_job(folder: Path) -> None:
     from genzoo.errors import DataError
     from genzoo.evaluation.likelihood import evaluate_model, read_curves
     from genzoo.models.catalogue import model_class
-    from genzoo.models.training import quiet, train
+    from genzoo.models.training import quiet, time_limit, train
     from genzoo.reports.stored import save_result
 
     quiet()
@@ -38,7 +38,7 @@ def run_job(folder: Path) -> None:
     if job["epochs"] is not None:
         limits["max_epochs"] = job["epochs"]
     if job["minutes"] is not None:
-        limits["max_time"] = {"seconds": max(round(60 * job["minutes"]), 1)}
+        limits["max_time"] = time_limit(job["minutes"])
     model = train(model, datamodule, folder, progress=False, **limits)
     config = {"model": job["model"], "data": job["data"], "trainer": limits}
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -263,7 +263,10 @@ def _option_of_word(given: Given, word: str) -> tuple[str, str]:
         raise UsageError(f"to go on with a run write --ckpt_path {word}, to start from its weights --warm_start {word}")
     key = "data.path" if given.command == "fit" else "ckpt_path"
     if given.command != "fit" and not run and Path(word).is_file():
-        raise UsageError(f"for a table write --data.path {word}")
+        raise UsageError(
+            f"genzoo {given.command} needs a trained model: genzoo {given.command} RUN --data.path {word} "
+            "(RUN: a run folder)"
+        )
     earlier = [value for known, value in given.typed if known == key]
     if earlier:
         raise UsageError(

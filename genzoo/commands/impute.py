@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from genzoo.commands.output import require_writable
 from genzoo.commands.parsing import Parser, UsageError, add_output, add_seed, add_settings, settings_text, whole_number
 from genzoo.commands.ranges import add_dask, in_order, opened
+from genzoo.commands.table_text import cell_remarks
 
 if TYPE_CHECKING:
     from genzoo.tables.schema import Schema
@@ -53,29 +54,34 @@ def run(arguments: list[str]) -> int:
     model, reader = opened(given.run, given.file, settings)
     tasks = ((given.run, given.file, settings, given.draws, given.seed, *ends) for ends in reader.ranges())
     empty: Counter[str] = Counter()
+    odd: dict[str, Counter[str]] = {}
     with ExitStack() as stack:
         writers = [stack.enter_context(TableWriter(target, given.overwrite)) for target in targets]
-        for pieces in in_order(impute_range, tasks, given.dask):
+        for pieces, counts in in_order(impute_range, tasks, given.dask):
             for piece, writer in zip(pieces, writers, strict=True):
                 writer.write(piece)
             empty.update({name: pieces[0][name].null_count for name in pieces[0].column_names})
+            for name, found in counts.items():
+                odd.setdefault(name, Counter()).update(found)
     print(f"wrote {writers[0].num_rows} completed rows to {', '.join(map(str, targets))}")
-    for line in left_open(empty, model.schema):
+    for line in left_open(empty, model.schema) + cell_remarks(odd):
         print(line)
     return 0
 
 
-def impute_range(run: str, file: str, settings: str, draws: int, seed: int, start: int, stop: int) -> list[Any]:
-    """Rows ``start`` to ``stop`` of a file completed ``draws`` times, as Arrow tables.
+def impute_range(
+    run: str, file: str, settings: str, draws: int, seed: int, start: int, stop: int
+) -> tuple[list[Any], Mapping[str, Mapping[str, int]]]:
+    """Rows ``start`` to ``stop`` of a file completed ``draws`` times, as Arrow tables, and odd cells by column.
 
     Draws depend on the seed and the batch of rows, so it does not matter into which ranges the file is cut.
     """
-    from genzoo.models.drawing import IMPUTE_BATCH, impute_table
+    from genzoo.models.drawing import IMPUTE_BATCH, impute_counted
     from genzoo.tables.frames import to_arrow
 
     model, reader = opened(run, file, settings)
-    filled = impute_table(model, reader.read(start, stop), draws, seed, IMPUTE_BATCH, first=start)
-    return [to_arrow(frame) for frame in filled]
+    filled, odd = impute_counted(model, reader.read(start, stop), draws, seed, IMPUTE_BATCH, first=start)
+    return [to_arrow(frame) for frame in filled], odd
 
 
 def left_open(empty: Mapping[str, int], schema: Schema) -> list[str]:

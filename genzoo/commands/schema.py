@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> int:
     for column in refused:
         print(f"left out: {column.note.removeprefix('refused: ')}")
     if refused:
-        print("fit and compare ask for a decision on these: --ignore NAME, or an edited schema")
+        print("fit and compare ask what to do with these: --ignore NAME (fit: --data.ignore NAME), or a schema (-o)")
     if target is not None:
         save_schema(schema, target, overwrite=given.overwrite)
         print(f"wrote {target}; edit it, then: genzoo fit {given.file} --data.schema {target}")

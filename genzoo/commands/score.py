@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from genzoo.commands.output import require_writable
 from genzoo.commands.parsing import Parser, add_output, add_seed, whole_number
 from genzoo.commands.ranges import add_dask, in_order, opened
+from genzoo.commands.table_text import cell_remarks
 from genzoo.errors import CapabilityError
 
 if TYPE_CHECKING:
@@ -207,23 +208,7 @@ def remarks(scored: RunningMean, columns: Mapping[str, Mapping[str, int]]) -> li
     impossible = scored.num_neg_inf
     if impossible:
         have = "row has" if impossible == 1 else "rows have"
-        lines.append(f"{impossible} {have} log-likelihood -inf (outside declared bounds or a closed vocabulary)")
-    names = {
-        "unseen": ("cell holds", "cells hold", "a category not seen in training"),
-        "off_grid": ("value is", "values are", "off the grid of the column and taken as the nearest point"),
-        "outside": ("value is", "values are", "outside a declared bound"),
-        "changed": (
-            "cell differs",
-            "cells differ",
-            "from the only value that its column had in training, and no model reads such a column",
-        ),
-    }
-    for key, (one, several, rest) in names.items():
-        found = {name: counts[key] for name, counts in columns.items() if counts.get(key)}
-        if found:
-            count = sum(found.values())
-            most = sorted(found, key=lambda name: (-found[name], name))
-            shown = ", ".join(f"'{name}' {found[name]}" for name in most[:5])
-            more = f" and {len(most) - 5} more columns" if len(most) > 5 else ""
-            lines.append(f"{count} {one if count == 1 else several} {rest}: {shown}{more}")
-    return lines
+        others = scored.num_rows - impossible
+        rest = f"; the mean of the other {others} is {scored.mean_above_neg_inf():.3f}" if others else ""
+        lines.append(f"{impossible} {have} log-likelihood -inf (outside declared bounds or a closed vocabulary){rest}")
+    return lines + cell_remarks(columns)

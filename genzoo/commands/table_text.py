@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from genzoo.tables.schema import UNMODELLED_ROLES, Schema
@@ -37,4 +38,32 @@ def column_remarks(schema: Schema, ignore: str) -> list[str]:
         named = [f"'{name}' ({cells})" for name, cells in held.items()]
         more = f" and {len(constant) - MOST_NAMED} more" if len(constant) > MOST_NAMED else ""
         lines.append(f"nothing to learn from {', '.join(named)}{more}")
+    return lines
+
+
+def cell_remarks(columns: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Lines on odd cells.
+
+    Args:
+        columns: For each column with odd cells, how many of each kind (:class:`genzoo.tables.encode.TableData`).
+    """
+    lines = []
+    names = {
+        "unseen": ("cell holds", "cells hold", "a category not seen in training"),
+        "off_grid": ("value is", "values are", "off the grid of the column and taken as the nearest point"),
+        "outside": ("value is", "values are", "outside a declared bound"),
+        "changed": (
+            "cell differs",
+            "cells differ",
+            "from the only value that its column had in training, and no model reads such a column",
+        ),
+    }
+    for key, (one, several, rest) in names.items():
+        found = {name: counts[key] for name, counts in columns.items() if counts.get(key)}
+        if found:
+            count = sum(found.values())
+            most = sorted(found, key=lambda name: (-found[name], name))
+            shown = ", ".join(f"'{name}' {found[name]}" for name in most[:5])
+            more = f" and {len(most) - 5} more columns" if len(most) > 5 else ""
+            lines.append(f"{count} {one if count == 1 else several} {rest}: {shown}{more}")
     return lines

@@ -76,6 +76,7 @@ def parser() -> Parser:
 
 def _run_trials(study: Any, given: Namespace, datamodule: Any) -> None:
     from genzoo.models.catalogue import model_class
+    from genzoo.models.training import time_limit
     from genzoo.models.tuning import require_optuna, run_trial, space_of
 
     optuna = require_optuna()
@@ -84,7 +85,7 @@ def _run_trials(study: Any, given: Namespace, datamodule: Any) -> None:
     if given.epochs is not None:
         options["max_epochs"] = given.epochs
     if given.minutes is not None:
-        options["max_time"] = {"seconds": max(round(60 * given.minutes), 1)}
+        options["max_time"] = time_limit(given.minutes)
 
     def objective(trial: Any) -> float:
         return run_trial(trial, kind, {"seed": given.seed}, datamodule, space_of(given.model), options)

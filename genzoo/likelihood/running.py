@@ -26,7 +26,8 @@ class RunningMean:
         self.method = ""
         self.weighted: bool | None = None
         self._kind: tuple[str, str] | None = None
-        self._sum, self._squares = 0.0, 0.0  # of weights, and of their squares
+        self._weight, self._weight_squares = 0.0, 0.0  # sums over all rows
+        self._sum, self._squares = 0.0, 0.0  # of weights and of their squares, over rows above -inf
         self._mean, self._first, self._second = 0.0, 0.0, 0.0  # mean; sums of w^2 d and of w^2 d^2 about it
         self._noise = 0.0  # sum of w se_common
 
@@ -55,12 +56,13 @@ class RunningMean:
         w = np.ones(len(part)) if part.weights is None else part.weights
         total = float(w.sum())
         self._noise += total * part.se_common  # one model's common noise is the same in every part
-        if not self.num_neg_inf:
-            mean = weighted_mean(part.values, part.weights)
-            deviation = w * (part.values - mean)
-            self._merge(total, float(w @ w), mean, float(w @ deviation), float(deviation @ deviation))
-        else:
-            self._sum, self._squares = self._sum + total, self._squares + float(w @ w)
+        self._weight, self._weight_squares = self._weight + total, self._weight_squares + float(w @ w)
+        finite = part.values > -math.inf
+        if finite.any():
+            w, values = w[finite], part.values[finite]
+            mean = weighted_mean(values, None if part.weights is None else w)
+            deviation = w * (values - mean)
+            self._merge(float(w.sum()), float(w @ w), mean, float(w @ deviation), float(deviation @ deviation))
 
     def _merge(self, total: float, squares: float, mean: float, first: float, second: float) -> None:
         """Sums of what was added so far and of a part, both about their common mean."""
@@ -76,6 +78,10 @@ class RunningMean:
         """Nats a row; ``-inf`` if a row is, NaN without rows."""
         return math.nan if not self.num_rows else -math.inf if self.num_neg_inf else self._mean
 
+    def mean_above_neg_inf(self) -> float:
+        """Nats a row over the rows that the model holds possible; NaN without one."""
+        return self._mean if self.num_rows > self.num_neg_inf else math.nan
+
     def se_total(self) -> float:
         """Standard error of :meth:`mean`; NaN for fewer than two rows, or a row at ``-inf``."""
         if self.num_rows < 2 or self.num_neg_inf:
@@ -86,7 +92,7 @@ class RunningMean:
     @property
     def num_effective(self) -> float:
         """Rows of equal weight that would give a mean of the same precision."""
-        return self._sum**2 / self._squares if self._squares else 0.0
+        return self._weight**2 / self._weight_squares if self._weight_squares else 0.0
 
     def label(self) -> str:
         """As :meth:`LogLikelihood.label`."""

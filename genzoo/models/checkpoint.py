@@ -118,9 +118,13 @@ def load(run: str | Path, **settings: Any) -> DensityModel:
     kind = trusted_class(record["class_path"])
     strange = sorted(set(settings) - kind.settings)
     if strange:
+        from genzoo.commands.parsing import near
+
         why = "says how it is trained" if strange[0] in hints_of(kind) else "is no argument of it"
+        close = "" if strange[0] in hints_of(kind) else near(strange[0], kind.settings)
         raise ValueError(
             f"a trained {kind.__name__} can be given {', '.join(sorted(kind.settings))}; '{strange[0]}' {why}"
+            + (f"; {close}" if close else "")
         )
     require_types(kind, settings)
 

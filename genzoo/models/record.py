@@ -8,6 +8,9 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+WORDS = {NoneType: "none", bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+"""Kinds of arguments in messages."""
+
 
 class RecordsArguments:
     """Mixin: ``self.init_args`` holds the bound arguments of the outermost ``__init__``, defaults included.
@@ -72,7 +75,7 @@ def require_types(kind: type, arguments: dict[str, Any]) -> None:
         kinds = [get_origin(hint) or hint for hint in _members(hints_of(kind).get(name))]
         plain = [one for one in kinds if isinstance(one, type)]
         if plain and len(plain) == len(kinds) and not any(_is_a(value, one) for one in plain):
-            names = " or ".join("none" if one is NoneType else one.__name__ for one in plain)
+            names = " or ".join(WORDS.get(one, one.__name__) for one in plain)
             raise ValueError(f"{name} must be {names}, got {value!r}")
 
 

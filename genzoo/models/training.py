@@ -153,6 +153,11 @@ def make_trainer(
     return pl.Trainer(callbacks=callbacks, **(trainer_defaults() | own | given))
 
 
+def time_limit(minutes: float) -> dict[str, int]:
+    """The Trainer's ``max_time``."""
+    return {"seconds": max(round(60 * minutes), 1)}
+
+
 def trainer_defaults() -> dict[str, Any]:
     """Arguments of the Trainer that differ from Lightning's defaults; plain values, shared with the command line."""
     return {

@@ -346,7 +346,8 @@ def _codes(cells: pa.Array, column: Column, tokens: Iterable[str]) -> np.ndarray
         words = texts(_dated(type_text(words, tokens), column), tokens)
     index = pc.index_in(words, value_set=known)
     if column.storage == "string" and index.null_count > words.null_count:
-        index = pc.coalesce(index, pc.index_in(pc.utf8_trim_whitespace(words), value_set=known))
+        for other in (pc.utf8_trim_whitespace(words), _shortest(words)):  # '6.0' of a file written anew is the 6 known
+            index = pc.coalesce(index, pc.index_in(other, value_set=known))
     codes = np.array(index.fill_null(UNSEEN).to_numpy(zero_copy_only=False), dtype=np.int64)
     if column.storage == "float" and can_be_number(cells.type):  # 0.1 in single precision is 0.1
         values, lost = numbers(cells, tokens), codes == UNSEEN
@@ -354,6 +355,13 @@ def _codes(cells: pa.Array, column: Column, tokens: Iterable[str]) -> np.ndarray
             codes[lost & (np.abs(values - category) <= 2.0**-23 * abs(category))] = code
     codes[np.asarray(words.is_null())] = len(column.categories) if column.missing == "value" else HOLE
     return codes
+
+
+def _shortest(words: pa.Array) -> pa.Array:
+    """Texts that are numbers in the shortest form of these, others as they are."""
+    coded = words.dictionary_encode()
+    names = [number_text(float(word)) if _is_number(word) else word for word in coded.dictionary.to_pylist()]
+    return pa.array(names, pa.string()).take(coded.indices)
 
 
 def _by_column(columns: Sequence[Column], hit: np.ndarray) -> dict[str, int]:
@@ -389,7 +397,7 @@ def require_inside(data: TableData) -> None:
             ]
             raise DataError(
                 f"column '{column.name}': {int(outside.sum())} training values are outside its declared bounds "
-                f"({', '.join(limits)}), first {number_text(float(value))} in row {data.rows[rows[0]]} "
+                f"({', '.join(limits)}), the first of them is {number_text(float(value))} in row {data.rows[rows[0]]} "
                 "(counted from 0); correct the bounds or the cells, or leave the rows out"
             )
 

@@ -138,6 +138,8 @@ def file_kind(path: Path) -> str:
         return "parquet"
     if last in BINARY_SUFFIXES:
         return "arrow"
+    if path.is_dir():
+        existing_file(path)
     raise DataError(f"cannot tell what '{path.name}' is from its ending; use .csv, .tsv, .parquet, .feather or .arrow")
 
 
