@@ -279,6 +279,16 @@ def test_the_bound_stays_below_a_known_density_and_rises_with_draws() -> None:
     assert many.mean() > gaussian + 0.5
 
 
+def test_a_number_does_not_depend_on_how_many_paths_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = mixed_table(150)
+    model = fit(frame, num_levels=4, rounds=5, label=frame.select_dtypes(exclude="number").columns[0])
+    whole = model.log_prob(frame, draws=5)
+    monkeypatch.setattr("genzoo.models.trees.denoising_forest.MOST_PATHS", 1)
+    alone = model.log_prob(frame, draws=5)
+    np.testing.assert_allclose(alone.values, whole.values, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(alone.se, whole.se, rtol=0, atol=1e-9)
+
+
 def test_the_euler_sampler_changes_samples_and_not_the_likelihood() -> None:
     frame = continuous_table(200)
     ancestral, euler = fit(frame), fit(frame, sampler="euler")

@@ -46,6 +46,8 @@ FOREST_CAPABILITIES = Capabilities(
     uses_mask=True,
     weights=True,
 )
+MOST_PATHS = 4096
+"""Paths that go through the levels together: few rows take all their draws at once."""
 REPEATS = 10
 """Rows drawn for a row of mean weight where moments are computed: rounding weights to whole rows costs little."""
 Classes = Literal["input", "separate"]
@@ -485,16 +487,24 @@ class DenoisingForest(LabelledForest):
             if len(chosen):
                 part = rows.select(chosen).in_group(group)
                 own = RowNoise(noise.seed, part.rows)
-                log_w = torch.stack([self._log_weights(part, own, draw) for draw in range(draws)], 1)
-                out[chosen, :, group] = log_w + prior[group]
+                together = max(1, MOST_PATHS // len(part))
+                log_w = [
+                    self._log_weights(part, own, range(first, min(first + together, draws)))
+                    for first in range(0, draws, together)
+                ]
+                out[chosen, :, group] = torch.cat(log_w, 1) + prior[group]
         return out
 
-    def _log_weights(self, rows: Rows, noise: RowNoise, draw: int) -> Tensor:
+    def _log_weights(self, rows: Rows, noise: RowNoise, draws: range) -> Tensor:
+        """``(n, draws)``; all paths go through the levels together, those of one draw after those of the other."""
         reverse = self.reverse
-        width, device = self.codec.width, "cpu"
-        filler = noise.normal(width, stream=f"filler/{draw}", device=device) if bool(rows.filler.any()) else None
+        width, shape = self.codec.width, (len(draws), len(rows))
+        rows = rows.select(torch.arange(len(rows)).repeat(len(draws)))
+        filler = None
+        if bool(rows.filler.any()):
+            filler = torch.cat([noise.normal(width, stream=f"filler/{draw}") for draw in draws])
         x = rows.values if filler is None else torch.where(rows.filler, filler, rows.values)
-        normal = noise.normal(len(reverse.path), width, stream=f"path/{draw}", device=device)
+        normal = torch.cat([noise.normal(len(reverse.path), width, stream=f"path/{draw}") for draw in draws])
         out = torch.zeros(len(rows), dtype=torch.float64)
         views = [(view, chosen) for view, chosen in reverse.denoiser.views(x, rows.group) if len(view.index)]
         parts = [
@@ -510,7 +520,7 @@ class DenoisingForest(LabelledForest):
             out[chosen] = found
         if filler is not None:
             out += 0.5 * ((filler.square() + math.log(2 * math.pi)) * rows.filler).sum(1)
-        return out
+        return out.reshape(shape).T
 
     # ---- samples and imputations ----------------------------------------------------------------------------------
 
