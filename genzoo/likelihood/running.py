@@ -57,7 +57,7 @@ class RunningMean:
         total = float(w.sum())
         self._noise += total * part.se_common  # one model's common noise is the same in every part
         self._weight, self._weight_squares = self._weight + total, self._weight_squares + float(w @ w)
-        finite = part.values > -math.inf
+        finite = part.values != -math.inf
         if finite.any():
             w, values = w[finite], part.values[finite]
             mean = weighted_mean(values, None if part.weights is None else w)
