@@ -146,7 +146,10 @@ def test_results_come_back_from_a_folder_as_they_were(place: Path, tmp_path: Pat
     assert (copy.discretised is None) == (result.discretised is None)
 
 
-def test_ctrl_c_ends_the_children_and_exits_with_130(place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_the_children_and_exit_with_130(
+    ending: signal.Signals, place: Path, tmp_path: Path
+) -> None:
     command = [
         sys.executable, "-m", "genzoo.main", "compare", str(place / "toy.csv"), "--models", "maf", "-o", "r.html",
         "--run_dir", "w",
@@ -162,7 +165,7 @@ def test_ctrl_c_ends_the_children_and_exits_with_130(place: Path, tmp_path: Path
         if "maf: training" in line:
             break
     time.sleep(0.3)
-    started.send_signal(signal.SIGINT)
+    started.send_signal(ending)
     _, err = started.communicate(timeout=60)
     assert started.returncode == 130, err
     assert err.strip().splitlines()[-1].startswith("genzoo: interrupted; finished: no model; kept in w")

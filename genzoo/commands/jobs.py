@@ -8,9 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -152,7 +154,7 @@ def run_jobs(jobs: list[Job], at_once: int, root: Path) -> list[ModelResult]:
     """Runs the children that have no stored result, at most ``at_once`` together; results in the order of ``jobs``.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; children are ended, finished models stay.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; children are ended, finished models stay.
     """
     from genzoo.reports.stored import load_result
 
@@ -162,23 +164,39 @@ def run_jobs(jobs: list[Job], at_once: int, root: Path) -> list[ModelResult]:
         if job.label in results:
             print(f"  {_line(job, results[job.label])} [kept]", flush=True)
     try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                job = waiting.pop(0)
-                start(job)
-                running.append(job)
-                print(f"  {job.label}: training and scoring", flush=True)
-            for job in [job for job in running if job.process is not None and job.process.poll() is not None]:
-                running.remove(job)
-                results[job.label] = collect(job)
-                print(f"  {_line(job, results[job.label])} [{len(results)}/{len(jobs)}, {_seconds(job)}]", flush=True)
-            time.sleep(0.05)
+        with _sigterm_interrupts():
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    job = waiting.pop(0)
+                    start(job)
+                    running.append(job)
+                    print(f"  {job.label}: training and scoring", flush=True)
+                for job in [job for job in running if job.process is not None and job.process.poll() is not None]:
+                    running.remove(job)
+                    results[job.label] = collect(job)
+                    print(
+                        f"  {_line(job, results[job.label])} [{len(results)}/{len(jobs)}, {_seconds(job)}]", flush=True
+                    )
+                time.sleep(0.05)
     except KeyboardInterrupt:
         for job in running:
             stop(job)
         finished = ", ".join(results) or "no model"
         raise KeyboardInterrupt(f"finished: {finished}; kept in {root}; --resume goes on from there") from None
     return [results[job.label] for job in jobs]
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does, so that no child works on when a scheduler ends the comparison."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 def start(job: Job) -> None:
