@@ -149,7 +149,7 @@ def compare_table(
     else:
         folder = Path(run_dir) if given.resume and Path(run_dir).is_dir() else new_folder(run_dir)
     print(f"{datamodule.name}: {rows_text(datamodule)}; work folder {folder}", flush=True)
-    for line in column_remarks(datamodule.schema, "--ignore"):
+    for line in column_remarks(datamodule, "--ignore"):
         print(f"  {line}", flush=True)
     if given.models == [ALL]:
         models = accepting(models, datamodule.schema)

@@ -167,7 +167,7 @@ def fit(given: Given) -> int:
         if trainer.is_global_zero:
             (folder / "config.yaml").write_text(cli.config_text(), encoding="utf-8")
             print(f"{key_of(model)} on {datamodule.name}: {rows_text(datamodule)}; run folder {folder}", flush=True)
-            for line in column_remarks(datamodule.schema, "--data.ignore"):
+            for line in column_remarks(datamodule, "--data.ignore"):
                 print(f"  {line}", flush=True)
         if warm:
             model.warm_start(warm)

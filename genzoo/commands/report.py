@@ -57,7 +57,8 @@ def run(arguments: list[str]) -> int:
         datamodule = sources.first
         schema, ordered = datamodule.schema, datamodule.ordered
         frame = shown_rows(datamodule.frame("test"), datamodule.data("test"), given.seed)
-        facts = facts_of(datamodule) | {"warnings": sources.warnings}
+        facts = facts_of(datamodule)
+        facts["warnings"] += sources.warnings
         if datamodule.log_scale:
             facts["original units"] = "; ".join(
                 f"{result.name} {result.likelihood.shifted(-datamodule.log_scale).label()}"

@@ -34,6 +34,7 @@ def make_source(source: dict[str, Any]) -> Any:
 def facts_of(datamodule: Any) -> dict[str, Any]:
     """What a report says about the table and its split."""
     from genzoo.models.checkpoint import versions
+    from genzoo.tables.dependence import unlimited_text
 
     test = datamodule.data("test")
     units = {}
@@ -45,4 +46,5 @@ def facts_of(datamodule: Any) -> dict[str, Any]:
         "split": "in time" if datamodule.ordered else "",
         "shared_rows": [int(row) for row in test.rows[datamodule.duplicate_mask("test")]],
         "versions": versions(),
+        "warnings": unlimited_text(datamodule.data("train")),
     }

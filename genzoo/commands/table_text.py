@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from genzoo.tables.schema import UNMODELLED_ROLES, Schema
+from genzoo.tables.schema import UNMODELLED_ROLES
 
 MOST_NAMED = 8
-"""Constant columns named on one line."""
+"""Columns named in a remark of one kind."""
 
 
 def rows_text(datamodule: Any) -> str:
@@ -17,14 +17,16 @@ def rows_text(datamodule: Any) -> str:
     return f"{counts[0]} training, {counts[1]} validation, {counts[2]} test rows"
 
 
-def column_remarks(schema: Schema, ignore: str) -> list[str]:
+def column_remarks(datamodule: Any, ignore: str) -> list[str]:
     """Lines on columns that may not be what the user takes them for.
 
     Args:
-        schema: The table's.
+        datamodule: The table.
         ignore: Option that leaves a column out.
     """
-    lines = []
+    from genzoo.tables.dependence import determined_columns
+
+    schema, lines = datamodule.schema, []
     for column in schema.scored:
         if ": an identifier?" in column.note:
             what = column.note.partition(":")[0]
@@ -38,6 +40,11 @@ def column_remarks(schema: Schema, ignore: str) -> list[str]:
         named = [f"'{name}' ({cells})" for name, cells in held.items()]
         more = f" and {len(constant) - MOST_NAMED} more" if len(constant) > MOST_NAMED else ""
         lines.append(f"nothing to learn from {', '.join(named)}{more}")
+    determined = determined_columns(datamodule.data("train"))
+    for one in determined[:MOST_NAMED]:
+        lines.append(f"{one}: its density has no upper limit, so {ignore} it or one of the others")
+    if len(determined) > MOST_NAMED:
+        lines.append(f"and {len(determined) - MOST_NAMED} more columns that follow from others")
     return lines
 
 

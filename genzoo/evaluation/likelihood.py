@@ -141,6 +141,7 @@ def evaluate_models(
 ) -> Comparison:
     """See :func:`genzoo.compare`."""
     from genzoo.reports.comparison import Comparison
+    from genzoo.tables.dependence import unlimited_text
     from genzoo.tables.encode import encode_frame
     from genzoo.tables.frames import read_frame
 
@@ -158,8 +159,9 @@ def evaluate_models(
             results.append(evaluate_model(name, model, rows, seed=seed, samples=samples, sections=sections))
         except GenZooError as error:
             results.append(ModelResult(name=name, error=str(error)))
-    facts = {"test rows": len(frame)}
-    shown = shown_rows(frame, encode_frame(frame, first.schema), seed) if first.schema.weight is not None else frame
+    rows = encode_frame(frame, first.schema)
+    facts = {"test rows": len(frame), "warnings": unlimited_text(rows)}
+    shown = shown_rows(frame, rows, seed) if first.schema.weight is not None else frame
     return Comparison(results=results, schema=first.schema, data_frame=shown, facts=facts)
 
 
