@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "impute": "fill in the missing cells of a table",
     "effect": "densities, quantiles and effects of an outcome under each treatment",
     "score": "log-likelihood of each row of a table",
+    "classify": "probability of each category of a column given the rest of a row",
     "encode": "the fair representation of a table, and the way back",
     "compare": "train several models on one table and report which describes it best",
     "report": "compare runs that exist, on their test rows or on new ones",

@@ -14,6 +14,7 @@ import torch
 import genzoo
 from contract import ROLES, SMALL, TRAINER, continuous_table, discrete_table, mixed_table
 from genzoo.datamodules.table import Table
+from genzoo.errors import CapabilityError
 from genzoo.models.catalogue import CATALOGUE, model_class
 from genzoo.models.scoring import split_unseen
 
@@ -58,6 +59,34 @@ def test_mixed_rows_with_holes_get_finite_likelihoods_of_the_declared_kind(key: 
         assert (likelihood.discrete <= 1e-6).all(), "a probability is at most one"
     if model.capabilities.by_column:
         np.testing.assert_allclose(likelihood.by_column.sum(1), likelihood.values, atol=1e-5)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_categories_given_the_rest_follow_from_the_likelihood_of_rows(key: str) -> None:
+    model, frame = fitted(key, "mixed")
+    names = [column.name for column in model.view.scored if column.is_categorical]
+    if not names:
+        with pytest.raises(CapabilityError, match="it scores no categories"):
+            model.class_posterior(frame, "flag")
+        return
+    name, rows = names[0], frame.head(40)
+    data = model._encoded_table(rows).select(np.random.default_rng(0).permutation(40))
+    posterior = model.class_posterior(data, name)
+    assert list(posterior.columns) == list(model.schema[name].categories)
+    np.testing.assert_allclose(posterior.sum(axis=1), 1.0, rtol=0, atol=1e-9)
+    joint = np.stack([model.log_prob(rows.assign(**{name: word})).values for word in posterior.columns], 1)
+    expected = np.exp(joint - joint.max(1, keepdims=True))
+    expected /= expected.sum(1, keepdims=True)
+    np.testing.assert_allclose(posterior.to_numpy(), expected[data.rows], rtol=0, atol=2e-5)
+    own = model.label_log_prob(rows, name)
+    assert own.kind == ("exact" if model.log_prob(rows).kind == "exact" else "estimate")
+    assert own.columns == (name,)
+    assert own.rows.tolist() == np.flatnonzero(rows[name].notna()).tolist()
+    code = [list(posterior.columns).index(rows[name].iloc[row]) for row in own.rows]
+    kept = 1 - model.schema.epsilon
+    np.testing.assert_allclose(np.exp(own.values), kept * expected[own.rows, code], rtol=0, atol=2e-5)
+    with pytest.raises(CapabilityError, match=r"no probabilities of categories to 'amount'; it scores the categories"):
+        model.class_posterior(frame, "amount")
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from genzoo.commands.parsing import UsageError
@@ -86,7 +87,6 @@ def cluster(where: str) -> Iterator[Any]:
         yield client
 
 
-@lru_cache(maxsize=1)
 def opened(run: str, file: str | None, settings: str = "{}") -> tuple[Any, Any]:
     """A model and a reader of a file, kept by each process between its tasks.
 
@@ -98,6 +98,18 @@ def opened(run: str, file: str | None, settings: str = "{}") -> tuple[Any, Any]:
     Raises:
         UsageError: the model has no such argument, or not with that value.
     """
+    return _opened(run, file, settings, Path.cwd(), _when_written(run), _when_written(file))
+
+
+def _when_written(path: str | None) -> int | None:
+    """Nanoseconds of the last change; ``None`` for what is no file."""
+    place = Path(path) if path is not None else None
+    return place.stat().st_mtime_ns if place is not None and place.is_file() else None
+
+
+@lru_cache(maxsize=1)
+def _opened(run: str, file: str | None, settings: str, *_state: object) -> tuple[Any, Any]:
+    """One call for the same names, folder and times of writing."""
     from genzoo.models.checkpoint import load
     from genzoo.tables.stream import RangeReader
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from genzoo.commands.output import require_report
 from genzoo.commands.parsing import Parser, add_output, add_sections, add_seed, whole_number
+from genzoo.commands.table_text import learned_from
 from genzoo.errors import CheckpointError, GenZooError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def run(arguments: list[str]) -> int:
         if schema.weight is not None:
             frame = shown_rows(frame, _encoded(frame, next(iter(models.values()))), given.seed)
         facts, ordered = {"table": source_name(given.on), "versions": versions()}, False
-        seen = [name for name, model in models.items() if _learned_from(model, given.on)]
+        seen = [name for name, model in models.items() if learned_from(model, given.on)]
         if seen:
             facts["warnings"] = [
                 f"'{given.on}' is the table that {listed(seen)} learned from: most of its rows are no held-out rows; "
@@ -76,12 +77,6 @@ def run(arguments: list[str]) -> int:
     print()
     print(f"wrote {', '.join(map(str, written))}")
     return 0
-
-
-def _learned_from(model: Any, path: str) -> bool:
-    """Whether a file is the one that a model was trained on."""
-    place = model.training_record.get("data", {}).get("init_args", {}).get("path")
-    return place is not None and Path(place).resolve() == Path(path).resolve()
 
 
 def expanded(runs: list[str]) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from genzoo.tables.schema import UNMODELLED_ROLES
@@ -46,6 +47,12 @@ def column_remarks(datamodule: Any, ignore: str) -> list[str]:
     if len(determined) > MOST_NAMED:
         lines.append(f"and {len(determined) - MOST_NAMED} more columns that follow from others")
     return lines
+
+
+def learned_from(model: Any, path: str) -> bool:
+    """Whether a file is the one that a model was trained on."""
+    place = model.training_record.get("data", {}).get("init_args", {}).get("path")
+    return place is not None and Path(place).resolve() == Path(path).resolve()
 
 
 def cell_remarks(columns: Mapping[str, Mapping[str, int]]) -> list[str]:

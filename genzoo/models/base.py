@@ -34,6 +34,9 @@ from genzoo.tables.batch import TableBatch
 from genzoo.tables.schema import Schema
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from genzoo.likelihood.log_likelihood import LogLikelihood
     from genzoo.tables.encode import TableData
 
@@ -118,6 +121,11 @@ class DensityModel(RecordsArguments, TrainingEvents, ABC):
     # ---- what a method writes -------------------------------------------------------------------------------------
 
     @property
+    def label_column(self) -> str | None:
+        """The column that this model sets apart as the class of a row, or ``None``."""
+        return None
+
+    @property
     def view(self) -> Schema:
         """The schema as this model scores it: columns that it conditions on by its nature (a sensitive attribute, a
         treatment and its covariates) have role context here. By default the table's own roles.
@@ -142,6 +150,11 @@ class DensityModel(RecordsArguments, TrainingEvents, ABC):
     def likelihood_method(self) -> str:
         """How the number is computed, in a few words, for reports."""
         return "closed form" if self.likelihood_kind == "exact" else f"importance-weighted, {self.draws} draws"
+
+    @property
+    def likelihood_remark(self) -> str:
+        """Words for every method: what the numbers depend on beside table and training; empty or ``, ...``."""
+        return ""
 
     @property
     def likelihood_bias(self) -> str | None:
@@ -262,6 +275,64 @@ class DensityModel(RecordsArguments, TrainingEvents, ABC):
         finally:
             self.draws = own_draws
             self.train(was_training)
+
+    def class_posterior(
+        self, table: Any, column: str | None = None, *, seed: int | None = None, draws: int | None = None
+    ) -> Any:
+        """Probability of each known category of a column given the rest of a row, by Bayes' rule.
+
+        From an exact likelihood it is exact; from bounds it is an estimate without a known sign, since the bound of one
+        category may be tighter than that of another. A row is scored once for each category, with the same noise, which
+        makes their difference surer than either.
+
+        Args:
+            table: A frame, a path, or an encoded table; the column is not read and may be absent.
+            column: A categorical column that the model scores; by default the label that it sets apart.
+            seed: Seed of the noise; the model's own by default.
+            draws: Monte-Carlo draws a row, for models that are not exact.
+
+        Returns:
+            A pandas frame: a row for each row of the table, with the index of a pandas frame, a column for each
+            category. NaN where the rest of the row is impossible (a number beyond a declared bound).
+
+        Raises:
+            CapabilityError: no column is named, or the model does not score it as a category.
+        """
+        from genzoo.models.posterior import class_posterior
+
+        return class_posterior(self, table, column, seed, draws)
+
+    def label_log_prob(
+        self, table: Any, column: str | None = None, *, seed: int | None = None, draws: int | None = None
+    ) -> LogLikelihood:
+        """Log-probability of each row's own category of a column given the rest of the row, nats.
+
+        ``exact`` where the likelihood of rows is, else ``estimate``. Rows without the category are left out (``rows``
+        says which stay); one never seen in training has the probability that whole rows keep for it.
+
+        Args:
+            table: A frame, a path, or an encoded table.
+            column: As in :meth:`class_posterior`.
+            seed: Seed of the noise; the model's own by default.
+            draws: Monte-Carlo draws a row, for models that are not exact.
+
+        Raises:
+            CapabilityError: no column is named, or the model does not score it as a category.
+        """
+        from genzoo.models.posterior import label_log_prob
+
+        return label_log_prob(self, table, column, seed, draws)
+
+    def log_joint_of_classes(
+        self, data: TableData, column: str, seed: int | None = None, draws: int | None = None
+    ) -> NDArray[np.float64]:
+        """Hook: ``(n, C)`` log-likelihood of each row with each category in the column's place, up to a row's term.
+
+        An evaluation of the table a category; a model that shares work between them overrides it.
+        """
+        from genzoo.models.posterior import log_joint_of_classes
+
+        return log_joint_of_classes(self, data, column, seed, draws)
 
     def precision_check(self, data: TableData, num_rows: int = 256) -> float:
         """Mean difference to a float64 evaluation on the first rows, nats a row; should be below 1e-3."""

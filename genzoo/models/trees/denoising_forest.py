@@ -18,6 +18,7 @@ from genzoo.likelihood.noise import RowNoise, seed_of
 from genzoo.models.baselines.mixture_em import in_rows, row_weight
 from genzoo.models.baselines.multinomials import CategoryLayout, laplace_log_probs
 from genzoo.models.capabilities import Capabilities
+from genzoo.models.posterior import class_names
 from genzoo.models.scoring import ModelLogProb
 from genzoo.models.trees.code_posterior import MOST_VALUES, all_codes, block_axes, known_values
 from genzoo.models.trees.decoder import Decoder
@@ -233,7 +234,7 @@ class DenoisingForest(LabelledForest):
         """``(C,)`` log-probabilities of a given mix of classes."""
         if self.label is None:
             raise ValueError("class_mix needs a label: name the column of the classes (--model.label)")
-        names = self.class_names
+        names = class_names(self, self.label)
         unknown = sorted(set(map(str, mix)) - set(names))
         if (
             unknown
@@ -422,7 +423,7 @@ class DenoisingForest(LabelledForest):
     @property
     def likelihood_method(self) -> str:
         steps = len(self.reverse.path) if self.ready else self.num_steps or len(self.levels)
-        return f"importance-weighted, {self.draws} draws, {steps} levels{self.of_given_mix}"
+        return f"importance-weighted, {self.draws} draws, {steps} levels{self.likelihood_remark}"
 
     @property
     def reverse(self) -> ReversePath:
