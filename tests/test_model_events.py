@@ -332,3 +332,14 @@ def test_the_learning_rate_rises_over_the_warm_up_and_then_follows_its_schedule(
     assert cosine[-1] < 0.02
     with pytest.raises(ValueError, match="use it with schedule cosine or constant"):
         rates("plateau", 4)
+
+
+def test_the_progress_bar_names_a_last_epoch_only_where_it_was_asked_for() -> None:
+    from types import SimpleNamespace
+
+    from genzoo.models.training import MAX_EPOCHS, EpochBar
+
+    bar = EpochBar()
+    for most, words in ((3, "Epoch 1 of 3"), (MAX_EPOCHS, "Epoch 1"), (-1, "Epoch 1"), (None, "Epoch 1")):
+        bar._trainer = SimpleNamespace(max_epochs=most)
+        assert bar._get_train_description(0).rstrip() == words

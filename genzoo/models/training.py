@@ -31,6 +31,15 @@ class TimeBudget(Timer):
         """Forgets the time that earlier runs took."""
 
 
+class EpochBar(RichProgressBar):
+    """Counts epochs from 1, and names the last only where it was asked for: the default limit is no forecast."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        most = self.trainer.max_epochs
+        named = f"Epoch {current_epoch + 1}" + ("" if most in (None, -1, MAX_EPOCHS) else f" of {most}")
+        return f"{named:{len(self.validation_description)}}"
+
+
 class BestCheckpoint(ModelCheckpoint):
     """Keeps the epoch with the best validation likelihood as ``best.ckpt`` and the newest as ``last.ckpt``.
 
@@ -140,7 +149,7 @@ def make_trainer(
     if options.get("enable_checkpointing") is not False:
         callbacks.append(BestCheckpoint(Path(folder) / "checkpoints", monitor))
     if progress:
-        callbacks.append(RichProgressBar())
+        callbacks.append(EpochBar())
     callbacks += options.pop("callbacks", None) or []
     own: dict[str, Any] = {
         "logger": CSVLogger(str(folder), name="", version=""),
