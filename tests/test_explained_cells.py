@@ -128,7 +128,7 @@ def test_a_comparison_asks_about_identifiers_and_mistakes(tmp_path: Path, capsys
     assert main(["compare", str(tmp_path / "people.csv"), "--models", "independent", *folder]) == 0
     said = capsys.readouterr().out
     assert "column 'number' holds integers that never repeat; an identifier? then --ignore it" in said
-    assert "column 'children' is text, numbers but for 'two' (1 cell): a mistake? then correct the cells" in said
+    assert "categories, numbers but for 'two' (1 cell): a mistake? then correct the cells" in said
     assert "nothing to learn from 'empty' (no cells), 'year' (only '2024')" in said
 
 

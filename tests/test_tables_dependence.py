@@ -114,3 +114,11 @@ def test_training_commands_and_reports_name_them(frame):
     assert "'d' is a linear function of 'a'" in facts_of(table)["warnings"][0]
     comparison = genzoo.compare({"gaussian": genzoo.fit(frame, model="gaussian")}, frame)
     assert "'d' is a linear function of 'a'" in str(comparison)
+
+
+def test_numbers_of_any_size_are_compared():
+    rng = np.random.default_rng(4)
+    for unit in (1e-300, 1e-5, 1e300):
+        a, b = unit * rng.normal(size=NUM_ROWS), unit * rng.normal(size=NUM_ROWS)
+        assert named(pd.DataFrame({"a": a, "b": b, "c": a + b})) == {"c": ("a", "b")}
+        assert named(pd.DataFrame({"a": a, "b": b})) == {}

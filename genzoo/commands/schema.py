@@ -26,9 +26,9 @@ def run(arguments: list[str]) -> int:
     roles = {"context": given.context, "ignore": given.ignore, "weight": [given.weight] if given.weight else []}
     schema = infer_schema(given.file, roles=roles, refused="ignore")
     Console().print(schema_table(schema))
-    refused = [column for column in schema.columns if column.note.startswith("refused: ")]
+    refused = [column for column in schema.columns if column.doubt == "refused"]
     for column in refused:
-        print(f"left out: {column.note.removeprefix('refused: ')}")
+        print(f"left out: {column.note}")
     if refused:
         print("fit and compare ask what to do with these: --ignore NAME (fit: --data.ignore NAME), or a schema (-o)")
     if target is not None:

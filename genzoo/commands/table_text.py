@@ -29,12 +29,11 @@ def column_remarks(datamodule: Any, ignore: str) -> list[str]:
 
     schema, lines = datamodule.schema, []
     for column in schema.scored:
-        if ": an identifier?" in column.note:
-            what = column.note.partition(":")[0]
-            lines.append(f"column '{column.name}' holds {what}; an identifier? then {ignore} it")
-        elif column.note.endswith(": a mistake?"):
-            what = column.note.partition(", ")[2]
-            lines.append(f"column '{column.name}' is text, {what} then correct the cells, or name them missing tokens")
+        if column.doubt == "identifier":
+            lines.append(f"column '{column.name}' holds {column.note}; an identifier? then {ignore} it")
+        elif column.doubt == "mistake":
+            what = f"column '{column.name}' has {column.note}"
+            lines.append(f"{what}: a mistake? then correct the cells, or name them missing tokens")
     constant = [c for c in schema.columns if c.kind == "constant" and c.role not in UNMODELLED_ROLES]
     if constant:
         held = {c.name: "no cells" if c.value is None else f"only {c.value!r}" for c in constant[:MOST_NAMED]}

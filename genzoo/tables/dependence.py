@@ -122,6 +122,8 @@ def _size(rest: Floats) -> float:
 
 def _weighted_sums(columns: Sequence[Column], values: Floats) -> list[Determined]:
     """Gram-Schmidt, column by column; what is left of a determined column spans nothing and joins no basis."""
+    largest = np.abs(values).max(0)
+    values = values / np.where(largest > 0, largest, 1.0)  # squares of the largest doubles are none
     centred = values - values.mean(0)
     scale = np.sqrt((centred**2).mean(0))
     scaled = centred / np.where(scale > 0, scale, 1.0)
@@ -132,7 +134,7 @@ def _weighted_sums(columns: Sequence[Column], values: Floats) -> list[Determined
         rest = scaled[:, k].copy()
         for _ in range(2):  # the second pass removes what rounding left of the first
             rest -= basis[:, : len(kept)] @ (basis[:, : len(kept)].T @ rest)
-        written = 0.0 if column.decimals is None else 10.0**-column.decimals
+        written = 0.0 if column.decimals is None else 10.0**-column.decimals / max(largest[k], 1e-300)
         limit = max(SHARPNESS * _spread(values[:, k]), written)
         if scale[k] > 0 and _size(rest) * scale[k] > limit:
             basis[:, len(kept)] = rest / np.linalg.norm(rest)

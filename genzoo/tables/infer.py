@@ -41,7 +41,7 @@ from genzoo.tables.grid import find_grid, printed_decimals
 from genzoo.tables.schema import MISSING_TOKENS, ROLES, UNMODELLED_ROLES, Column, Schema
 from genzoo.tables.tally import Tally, Values, category_words
 
-RULE = 3  # raise when the rule changes: cached verdicts of the old one are then not read
+RULE = 4  # raise when the rule changes: cached verdicts of the old one are then not read
 
 ATOM_SHARE = 0.05
 SMALL_ATOM_SHARE = 0.01
@@ -170,7 +170,7 @@ def _read(
         if reason is not None:
             trouble.append(reason)
             refused_names.append(name)
-            columns.append(Column(name, "categorical", role="ignore", storage="string", note=f"refused: {reason}"))
+            columns.append(Column(name, "categorical", "ignore", "string", note=reason, doubt="refused"))
         else:
             columns.append(infer_column(values, change.get("kind"), change.get("atoms")))
     if trouble and refused == "raise":
@@ -224,15 +224,15 @@ def _advice(names: list[str]) -> str:
     )
 
 
-def _foreign_note(values: Values) -> str:
-    """Asks about a few words among categories that are numbers, on few of the cells."""
+def _foreign_words(values: Values) -> str:
+    """A few words among categories that are numbers, on few of the cells."""
     counts = dict(zip(values.words, values.counts.tolist()))
     others = {word: count for word, count in counts.items() if not _is_number(word)}
     few = len(others) <= MAX_FOREIGN and sum(others.values()) < ATOM_SHARE * values.num_present
     if not others or not few or len(counts) - len(others) < 3:
         return ""
     shown = ", ".join(f"{word!r} ({count} cell{'s' * (count > 1)})" for word, count in others.items())
-    return f", numbers but for {shown}: a mistake?"
+    return f"numbers but for {shown}"
 
 
 def _is_number(word: str) -> bool:
@@ -262,7 +262,10 @@ def infer_column(values: Values, kind: str | None = None, atoms: tuple[float, ..
         if distinct == 2:
             return Column(kind="binary", categories=category_words(values), note="two values", **base)
         if not values.is_number:
-            note = f"{distinct} categories{_foreign_note(values)}"
+            note, foreign = f"{distinct} categories", _foreign_words(values)
+            if foreign:
+                base |= {"doubt": "mistake"}
+                note += f", {foreign}"
             return Column(kind="categorical", categories=category_words(values), note=note, **base)
         return _number_column(values, base)
     if kind in ("categorical", "binary"):
@@ -331,7 +334,8 @@ def _number_column(values: Values, base: dict[str, Any]) -> Column:
         chosen = _atom_values(values, atoms)
         return Column(kind="mixed", atoms=chosen, note=f"{_atom_note(values, atoms)}; else {note}", **base)
     if values.storage == "int" and shared == 0:
-        note = "integers that never repeat: an identifier? then role: ignore"
+        note = "integers that never repeat"
+        base |= {"doubt": "identifier"}
     return Column(kind="continuous", note=note, **base)
 
 

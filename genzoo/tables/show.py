@@ -46,6 +46,15 @@ def _atoms(column: Column) -> str:
     return ", ".join(words + (["missing"] if column.missing == "value" else []))
 
 
+DOUBTS = {
+    "": "{}",
+    "identifier": "{}: an identifier? then role: ignore",
+    "mistake": "{}: a mistake?",
+    "refused": "refused: {}",
+}
+"""What a note says where the user may know better."""
+
+
 def schema_table(schema: Schema, holes: Mapping[str, float] | None = None) -> Table:
     """A rich table: column, kind, measure, role, holes, note.
 
@@ -69,7 +78,7 @@ def schema_table(schema: Schema, holes: Mapping[str, float] | None = None) -> Ta
         if holes is not None:
             share = holes.get(column.name, 0.0)
             cells.append(f"{100 * share:.3g} %" if share else "")
-        table.add_row(*cells, escape(column.note))
+        table.add_row(*cells, escape(DOUBTS[column.doubt].format(column.note)))
     return table
 
 
