@@ -306,8 +306,7 @@ ten draws or more. Names in bold are GenZoo's. CPU seconds are of training and f
 ## Trained on complete rows
 
 RADD against one Gaussian and mode and median: 100 draws, so that the 5 % and 95 % quantiles exist. RADD trains on
-{visits_complete} rows in all (cosine schedule, otherwise its defaults). These models were run before they knew
-[frequent values of a grid](../decisions/0004-frequent-values-of-a-fine-grid.md).
+{visits_complete} rows in all (cosine schedule, otherwise its defaults).
 
 {complete}
 

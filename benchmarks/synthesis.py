@@ -226,8 +226,6 @@ PAGE = """# Synthetic rows side by side
 After this page you know how rows drawn by GenZoo's models compare with those of SDV and of the package
 ForestDiffusion, and where GenZoo is behind. It is written by `benchmarks/synthesis.py` from the numbers in
 `docs/results/synthesis.json`; measured on one thread of 2 shared CPU cores (x86-64), November 2026, with {versions}.
-GenZoo's models were run before they knew
-[frequent values of a grid](../decisions/0004-frequent-values-of-a-fine-grid.md).
 
 All methods learn from the same random sample of a table's training rows and draw as many rows; the measures of
 `genzoo.evaluation` judge them against the same held-out rows. Columns: **columns**, mean distance of a column's

@@ -79,6 +79,8 @@ def test_new_categories_holes_and_impossible_rows(run: Path) -> None:
     assert told.iloc[3, 1:].isna().all()
     assert told.iloc[[0, 1, 2, 4, 5], 1:].notna().all(axis=None)
     assert "of the 5 rows that have it" in said.out
+    assert "1 row has log-likelihood -inf" in said.out
+    assert "the mean of the other 4 is" in said.out
     assert "a category not seen in training: 'kind' 1" in said.out
     model = genzoo.load(run / "model.ckpt")
     own = model.label_log_prob(new, "kind")
@@ -99,7 +101,37 @@ def test_columns_that_cannot_be_told_are_refused_in_words(run: Path) -> None:
     said = say("classify", run / "model.ckpt", rows)
     assert said.code == WRONG_INPUT
     assert "has no label, so name a column; it scores the categories ['kind']" in said.err
-    assert "no probabilities of categories to 'x'" in say("classify", run / "model.ckpt", rows, "--column", "x").err
+    number = say("classify", run / "model.ckpt", rows, "--column", "x").err
+    assert "no probabilities of categories to 'x'" in number
+    assert "train with kind: categorical" in number
     assert "no column 'sort'" in say("classify", run / "model.ckpt", rows, "--column", "sort").err
     two_hills(5).drop(columns="x").to_csv("few.csv", index=False)
     assert "no column 'x'" in say("classify", run / "model.ckpt", "few.csv", "--column", "kind").err
+
+
+def test_a_category_called_missing_keeps_its_column_beside_holes_that_are_a_value() -> None:
+    rng = np.random.default_rng(0)
+    answer = rng.choice(["no", "missing", ""], 300, p=[0.5, 0.3, 0.2])
+    pd.DataFrame({"x": rng.normal(size=300) + (answer == "no"), "answer": answer}).to_csv("rows.csv", index=False)
+    data = {"overrides": {"answer": {"missing": "value", "kind": "categorical"}}}
+    genzoo.fit("rows.csv", model="independent", data=data).save("model.ckpt")
+    said = say("classify", "model.ckpt", "rows.csv", "--column", "answer", "-o", "told.csv")
+    assert said.code == 0, said.err
+    told = pd.read_csv("told.csv", keep_default_na=False)
+    names = ["probability:missing", "probability:no", "probability:missing_"]
+    assert list(told) == ["row", "category", *names]
+    np.testing.assert_allclose(told[names].sum(axis=1), 1.0, atol=1e-9)
+    assert abs(told["probability:missing_"].iloc[0] - 0.2) < 0.1
+
+
+def test_weighted_rows_count_by_their_weight() -> None:
+    frame = two_hills(400).assign(weight=lambda f: np.where(f["kind"] == "hill", 4.0, 0.5))
+    frame.to_csv("rows.csv", index=False)
+    model = genzoo.fit("rows.csv", model="mixture", data={"weight": "weight"}, num_components=2, refine=False)
+    model.save("model.ckpt")
+    said = say("classify", "model.ckpt", "rows.csv", "--column", "kind")
+    assert said.code == 0, said.err
+    hits = model.class_posterior(frame, "kind").idxmax(axis=1) == frame["kind"]
+    right = np.average(hits, weights=frame["weight"])
+    most = frame.groupby("kind")["weight"].sum().max() / frame["weight"].sum()
+    assert f"told right in {right:.1%} of the 400 rows that have it, by weight ({most:.1%} are 'hill')" in said.out

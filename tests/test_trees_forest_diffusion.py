@@ -633,3 +633,20 @@ def test_a_run_that_is_killed_resumes_to_the_boosters_of_an_uninterrupted_one(tm
     )
     make_trainer(tmp_path / "whole", progress=False).fit(whole, datamodule=module())
     assert {job: resumed.store.raw(job) for job in resumed.jobs} == {job: whole.store.raw(job) for job in whole.jobs}
+
+
+def test_the_posterior_of_a_label_sees_what_is_impossible_in_the_rest() -> None:
+    frame = classes_table().assign(site=np.array(["north", "south"])[np.arange(len(classes_table())) % 2])
+    closed = {"overrides": {"site": {"closed": True}, "kind": {"closed": True}}}
+    model = fit(frame, "forest_flow", label="kind", rounds=0, data=closed)
+    rows = frame.head(3).copy()
+    rows.loc[0, "site"], rows.loc[1, "kind"] = "west", "twelve"
+    assert model.log_prob(rows).values[:2].tolist() == [-math.inf, -math.inf]
+    posterior = model.class_posterior(rows)
+    assert posterior.iloc[0].isna().all()
+    np.testing.assert_allclose(posterior.iloc[1:].sum(axis=1), 1.0)
+    own = model.label_log_prob(rows).values
+    assert own[:2].tolist() == [-math.inf, -math.inf]
+    assert own[2] == pytest.approx(math.log(posterior.iloc[2][rows["kind"].iloc[2]]))
+    with pytest.raises(ValueError, match="draws must be at least 1"):
+        model.class_posterior(rows, draws=0)

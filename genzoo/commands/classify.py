@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from genzoo.commands.output import require_writable
 from genzoo.commands.parsing import Parser, add_output, add_seed, whole_number
 from genzoo.commands.ranges import add_dask, in_order, opened
-from genzoo.commands.table_text import cell_remarks, learned_from
+from genzoo.commands.score import remarks
+from genzoo.commands.table_text import learned_from
 
 if TYPE_CHECKING:
     from genzoo.likelihood.log_likelihood import LogLikelihood
@@ -42,7 +43,7 @@ def run(arguments: list[str]) -> int:
     column = category_column(model, given.column)
     options = (given.run, given.file, column, given.seed, given.draws)
     tasks = ((*options, *ends) for ends in reader.ranges())
-    scored, right, labels = RunningMean(), 0, Counter[str]()
+    scored, right, labels = RunningMean(), 0.0, dict[str, float]()
     odd: dict[str, Counter[str]] = {}
     with TableWriter(target, given.overwrite) if target is not None else nullcontext() as writer:
         for piece, part, hits, held, found in in_order(classify_range, tasks, given.dask):
@@ -50,31 +51,36 @@ def run(arguments: list[str]) -> int:
                 writer.write(piece)
             scored.add(part)
             right += hits
-            labels.update(held)
+            for name, weight in held.items():
+                labels[name] = labels.get(name, 0.0) + weight
             for name, counts in found.items():
                 odd.setdefault(name, Counter()).update(counts)
     if scored.num_rows:
-        most, count = labels.most_common(1)[0]
+        most, total = max(labels, key=lambda name: labels[name]), sum(labels.values())
+        by_weight = ", by weight" if scored.weighted else ""
         print(
-            f"'{column}' told right in {right / scored.num_rows:.1%} of the {scored.num_rows} rows that have it "
-            f"({count / scored.num_rows:.1%} are '{most}')"
+            f"'{column}' told right in {right / total:.1%} of the {scored.num_rows} rows that have it{by_weight} "
+            f"({labels[most] / total:.1%} are '{most}')"
         )
         print(f"log-probability of the true category: {scored.label()} nats, {scored.rows_text()}; {scored.method}")
         if learned_from(model, given.file):
             print("most of these rows are what the model learned from; held-out rows are told less well")
     else:
         print(f"no row of the table has '{column}', so nothing says how often it is told right")
-    for line in cell_remarks(odd):
+    for line in remarks(scored, odd):
         print(line)
+    if model.kind_on(False)[0] != "exact":
+        used = model.draws if given.draws is None else given.draws
+        print(f"an estimate from {used} draws a row: --draws {8 * used} has less noise, another --seed shows how much")
     print("each row's probabilities: -o FILE" if target is None else f"wrote {target}")
     return 0
 
 
 def classify_range(
     run: str, file: str, column: str, seed: int | None, draws: int | None, start: int, stop: int
-) -> tuple[Any, LogLikelihood, int, Mapping[str, int], Mapping[str, Mapping[str, int]]]:
+) -> tuple[Any, LogLikelihood, float, Mapping[str, float], Mapping[str, Mapping[str, int]]]:
     """Rows ``start`` to ``stop`` of a file: their probabilities as an Arrow table, the log-probability of the rows that
-    have the category, how many of these are told right, how many there are of each category, and odd cells by column.
+    have the category, the weight of these that is told right, the weight of each category, and odd cells by column.
     """
     import numpy as np
     import pyarrow as pa
@@ -93,6 +99,10 @@ def classify_range(
     for k, name in enumerate(names):
         table[f"probability:{name}"] = pa.array(np.exp(log_p[:, k]), from_pandas=True)
     known = code != HOLE
-    held = Counter("a new category" if c < 0 else names[c] for c in code[known].tolist())
+    weights = (np.ones(len(data)) if data.weights is None else data.weights)[known]
+    held: dict[str, float] = {}
+    for label, weight in zip(code[known].tolist(), weights.tolist()):
+        name = "a new category" if label < 0 else names[label]
+        held[name] = held.get(name, 0.0) + weight
     part = of_labels(model, data, column, log_p, seed, draws)
-    return pa.table(table), part, int(np.sum(best[known] == code[known])), held, data.column_counts
+    return pa.table(table), part, float(weights[best[known] == code[known]].sum()), held, data.column_counts

@@ -34,6 +34,7 @@ def run(arguments: list[str]) -> int:
     from genzoo.models.training import quiet
     from genzoo.reports.comparison import Comparison
     from genzoo.reports.verdicts import listed
+    from genzoo.tables.dependence import unlimited_text
     from genzoo.tables.frames import read_frame, source_name
 
     quiet()
@@ -43,12 +44,16 @@ def run(arguments: list[str]) -> int:
         schema = next(iter(models.values())).schema
         frame = read_frame(given.on, schema=schema)
         results = [_evaluated(name, model, given, rows=_encoded(frame, model)) for name, model in models.items()]
+        rows = _encoded(frame, next(iter(models.values())))
         if schema.weight is not None:
-            frame = shown_rows(frame, _encoded(frame, next(iter(models.values()))), given.seed)
-        facts, ordered = {"table": source_name(given.on), "versions": versions()}, False
+            frame = shown_rows(frame, rows, given.seed)
+        facts, ordered = (
+            {"table": source_name(given.on), "versions": versions(), "warnings": unlimited_text(rows)},
+            False,
+        )
         seen = [name for name, model in models.items() if learned_from(model, given.on)]
         if seen:
-            facts["warnings"] = [
+            facts["warnings"] += [
                 f"'{given.on}' is the table that {listed(seen)} learned from: most of its rows are no held-out rows; "
                 "without --on a run is evaluated on its own test rows"
             ]

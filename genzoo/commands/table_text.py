@@ -42,7 +42,7 @@ def column_remarks(datamodule: Any, ignore: str) -> list[str]:
         lines.append(f"nothing to learn from {', '.join(named)}{more}")
     determined = determined_columns(datamodule.data("train"))
     for one in determined[:MOST_NAMED]:
-        lines.append(f"{one}: its density has no upper limit, so {ignore} it or one of the others")
+        lines.append(f"{one}: only sharpness limits a density there, so {ignore} it or one of the others")
     if len(determined) > MOST_NAMED:
         lines.append(f"and {len(determined) - MOST_NAMED} more columns that follow from others")
     return lines

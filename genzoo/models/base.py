@@ -293,7 +293,7 @@ class DensityModel(RecordsArguments, TrainingEvents, ABC):
 
         Returns:
             A pandas frame: a row for each row of the table, with the index of a pandas frame, a column for each
-            category. NaN where the rest of the row is impossible (a number beyond a declared bound).
+            category. NaN where no category gives the row any likelihood (a number beyond a declared bound).
 
         Raises:
             CapabilityError: no column is named, or the model does not score it as a category.
@@ -305,10 +305,12 @@ class DensityModel(RecordsArguments, TrainingEvents, ABC):
     def label_log_prob(
         self, table: Any, column: str | None = None, *, seed: int | None = None, draws: int | None = None
     ) -> LogLikelihood:
-        """Log-probability of each row's own category of a column given the rest of the row, nats.
+        r"""Log-probability of each row's own category of a column given the rest of the row, nats.
 
-        ``exact`` where the likelihood of rows is, else ``estimate``. Rows without the category are left out (``rows``
-        says which stay); one never seen in training has the probability that whole rows keep for it.
+        :math:`\log p(x, y) - \log \sum_{y'} p(x, y')`: ``exact`` where the likelihood of rows is, else ``estimate``.
+        (Where a model's likelihood is given the pattern of holes, the sum is not that of a row with a hole.) Rows
+        without the category are left out, ``rows`` says which stay; one never seen in training has the probability that
+        whole rows keep for it.
 
         Args:
             table: A frame, a path, or an encoded table.

@@ -58,7 +58,9 @@ def of_labels(
     code, epsilon = codes_of(data, name), model.schema.epsilon
     own = np.take_along_axis(log_p, np.maximum(code, 0)[:, None], 1)[:, 0]
     # the rule for categories that training rows did not hold, as in the likelihood of whole rows
-    known, new = (0.0, -math.inf) if model.schema[name].closed else (math.log1p(-epsilon), math.log(epsilon))
+    known, new = (math.log1p(-epsilon) if epsilon < 1 else -math.inf), math.log(epsilon)
+    if model.schema[name].closed:
+        known, new = 0.0, -math.inf
     own = np.where(np.isnan(own), -math.inf, np.where(code < 0, new, own + known))
     part = {"rows": data.rows, "values": own} | ({} if data.weights is None else {"weights": data.weights})
     draws, seed = model.draws if draws is None else draws, model.seed if seed is None else seed
@@ -99,7 +101,11 @@ def log_joint_of_classes(
 def class_names(model: DensityModel, name: str) -> list[str]:
     """Categories of a column; a missing cell that counts as a value is the last."""
     column = model.schema[name]
-    return [*map(str, column.categories), *(["missing"] * (column.missing == "value"))]
+    names = [*map(str, column.categories)]
+    hole = "missing"
+    while hole in names:  # a category may bear that name
+        hole += "_"
+    return [*names, *([hole] * (column.missing == "value"))]
 
 
 def category_column(model: DensityModel, name: str | None) -> str:
@@ -115,7 +121,11 @@ def category_column(model: DensityModel, name: str | None) -> str:
     if name is None:
         raise CapabilityError(f"this {type(model).__name__} has no label, so name a column; {listed}")
     if model.schema[name].name not in scored:
-        raise CapabilityError(f"{type(model).__name__} gives no probabilities of categories to '{name}'; {listed}")
+        number = model.schema[name].is_numeric
+        advice = "; to tell a number as categories, train with kind: categorical for it in the schema" if number else ""
+        raise CapabilityError(
+            f"{type(model).__name__} gives no probabilities of categories to '{name}'; {listed}{advice}"
+        )
     return name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genzoo.likelihood.noise import RowNoise
+from genzoo.models.posterior import class_names, codes_of
 from genzoo.models.scored_rows import chunks
 from genzoo.models.scoring import split_unseen
 from genzoo.models.trees.base import TreeModel
+from genzoo.tables.batch import HOLE
 
 if TYPE_CHECKING:
     from genzoo.codecs.matrix import MatrixCodec, Rows
@@ -50,10 +53,16 @@ class LabelledForest(TreeModel):
         if column != self.label:
             return super().log_joint_of_classes(data, column, seed, draws)
         self.require_likelihood()
-        found = []
+        seed, draws = self.seed if seed is None else seed, self.draws if draws is None else draws
+        if draws < 1:
+            raise ValueError(f"draws must be at least 1, got {draws}")
+        data = replace(data, codes=data.codes.copy())
+        codes_of(data, column)[:] = HOLE  # whatever a row's own label is, it is not read
+        found = [np.empty((0, len(class_names(self, column))))]
         for batch in chunks(data, 4096):
-            rows: Rows = self.codec.encode(split_unseen(batch, self.schema).batch.to(self.device)).to("cpu")
-            noise = RowNoise(self.seed if seed is None else seed, rows.rows)
-            log_w = self.class_log_weights(rows, noise, self.draws if draws is None else draws, every=True)
-            found.append(torch.where(rows.outside[:, None], -torch.inf, torch.logsumexp(log_w, 1).double()).numpy())
+            unseen = split_unseen(batch, self.schema)
+            rows: Rows = self.codec.encode(unseen.batch.to(self.device)).to("cpu")
+            log_w = self.class_log_weights(rows, RowNoise(seed, rows.rows), draws, every=True)
+            impossible = (rows.outside | unseen.impossible)[:, None]
+            found.append(torch.where(impossible, -torch.inf, torch.logsumexp(log_w, 1).double()).numpy())
         return np.concatenate(found)
