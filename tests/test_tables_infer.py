@@ -296,6 +296,8 @@ def test_integers_keep_a_whole_step_however_large() -> None:
         ([f"{k},{k % 7}5" for k in range(60)], "numbers with a decimal comma. write 0.05 instead; .*--ignore x"),
         ([f"{k},{k:03}.5" for k in range(1, 61)], "numbers with separators of thousands. write 1001.5 instead"),
         ([f"{k % 28 + 1}/{k % 12 + 1}/19{k + 10}" for k in range(60)], "dates. write them as YYYY-MM-DD"),
+        ([f"{k + 0.5} m2" for k in range(60)], "numbers with a unit. write 0.5 instead of '0.5 m2'"),
+        ([f"€{k}00" for k in range(60)], "numbers with a unit. write 000 instead of '€000'"),
         ([{"a": k} for k in range(60)], "holds records, .*--ignore"),
         ([b"%d" % k for k in range(60)], "holds bytes, .*--ignore"),
         ([[0] * (k % 3) for k in range(60)], "lists of unequal length; .*--ignore"),
@@ -315,3 +317,18 @@ def test_several_refused_columns_get_one_piece_of_advice() -> None:
     with pytest.raises(DataError, match=r"column 'b c' is text .*leave them out .--ignore 'a,b c'") as error:
         infer_schema({"a": names, "b c": names[::-1], "x": rng().normal(size=60)}, cache=False)
     assert str(error.value).count("--data.ignore") == 1
+
+
+def test_categories_that_may_be_numbers_or_dates_in_another_form_are_asked_about() -> None:
+    days = column([f"{k % 9 + 1:02}.0{k % 3 + 1}.2024" for k in range(200)])
+    assert (days.kind, days.doubt) == ("categorical", "form")
+    assert days.note.endswith("categories: dates? write them as YYYY-MM-DD")
+    share = column([f"{k % 30}%" for k in range(200)])
+    assert share.note == "30 categories: numbers with a unit? write 0 instead of '0%'"
+    for words in (
+        ["Q1", "Q2", "Q3", "Q4"],
+        ["1st", "2nd", "3rd", "4th"],
+        ["V57", "250.00", "E910"],
+        ["10a", "10b", "11c"],
+    ):
+        assert column(words * 50).doubt == ""

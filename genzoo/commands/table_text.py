@@ -34,6 +34,8 @@ def column_remarks(datamodule: Any, ignore: str) -> list[str]:
         elif column.doubt == "mistake":
             what = f"column '{column.name}' has {column.note}"
             lines.append(f"{what}: a mistake? then correct the cells, or name them missing tokens")
+        elif column.doubt == "form":
+            lines.append(f"column '{column.name}' has {column.note}")
     constant = [c for c in schema.columns if c.kind == "constant" and c.role not in UNMODELLED_ROLES]
     if constant:
         held = {c.name: "no cells" if c.value is None else f"only {c.value!r}" for c in constant[:MOST_NAMED]}

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
@@ -41,7 +41,7 @@ from genzoo.tables.grid import find_grid, printed_decimals
 from genzoo.tables.schema import MISSING_TOKENS, ROLES, UNMODELLED_ROLES, Column, Schema
 from genzoo.tables.tally import Tally, Values, category_words
 
-RULE = 4  # raise when the rule changes: cached verdicts of the old one are then not read
+RULE = 5  # raise when the rule changes: cached verdicts of the old one are then not read
 
 ATOM_SHARE = 0.05
 SMALL_ATOM_SHARE = 0.01
@@ -197,19 +197,37 @@ def refusal(values: Values) -> str | None:
     if near_unique:
         more = "more than " if values.truncated else ""
         found = f"column '{values.name}' is text with {more}{distinct} different values in {present} rows"
-        some = values.words[:1000]
-        commas = sum(re.fullmatch(r"\s*[+-]?\d+,\d+\s*", word) is not None for word in some)
-        few = sum(re.fullmatch(r"\s*[+-]?\d{1,3},\d{3}\s*", word) is not None for word in some)
-        if commas > 0.9 * len(some) > few:
-            return f"{found}: numbers with a decimal comma? write {values.words[0].replace(',', '.')} instead"
-        thousands = sum(re.fullmatch(r"\s*[+-]?\d{1,3}(,\d{3})+(\.\d+)?\s*", word) is not None for word in some)
-        if thousands > 0.9 * len(some):
-            return f"{found}: numbers with separators of thousands? write {values.words[0].replace(',', '')} instead"
-        days = sum(re.fullmatch(r"\s*\d{1,2}[/.]\d{1,2}[/.]\d{2,4}\s*", word) is not None for word in some)
-        if days > 0.9 * len(some):
-            return f"{found}: dates? write them as YYYY-MM-DD"
+        form = _other_form(values.words)
+        if form:
+            return f"{found}: {form}"
         return f"{found}, too many to learn"
     return None
+
+
+def _other_form(words: Sequence[str]) -> str:
+    """Asks about text whose words are numbers or dates in a form that is not read as such; empty for other text."""
+    some = words[:1000]
+
+    def share(pattern: str) -> float:
+        return sum(re.fullmatch(rf"\s*{pattern}\s*", word) is not None for word in some) / max(1, len(some))
+
+    thousands = share(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
+    if share(r"[+-]?\d+,\d+") > 0.9 and share(r"[+-]?\d{1,3},\d{3}") <= 0.9:
+        return f"numbers with a decimal comma? write {words[0].replace(',', '.')} instead"
+    if thousands > 0.9:
+        return f"numbers with separators of thousands? write {words[0].replace(',', '')} instead"
+    if share(r"\d{1,2}[/.]\d{1,2}[/.]\d{2,4}") > 0.9:
+        return "dates? write them as YYYY-MM-DD"
+    number, currency = r"[+-]?\d[\d.,]*", r"(?P<sign>[€$£¥])"
+    for pattern in (
+        rf"{number}\s*(?P<sign>%|[^\W\d_]{{1,3}}[23²³]?)",
+        rf"{number}\s*{currency}",
+        rf"{currency}\s*{number}",
+    ):
+        found = [match["sign"] for word in some if (match := re.fullmatch(rf"\s*{pattern}\s*", word))]
+        if len(set(found)) == 1 and len(found) > max(0.9 * len(some), 2):
+            return f"numbers with a unit? write {words[0].replace(found[0], '').strip()} instead of {words[0]!r}"
+    return ""
 
 
 def _advice(names: list[str]) -> str:
@@ -263,9 +281,13 @@ def infer_column(values: Values, kind: str | None = None, atoms: tuple[float, ..
             return Column(kind="binary", categories=category_words(values), note="two values", **base)
         if not values.is_number:
             note, foreign = f"{distinct} categories", _foreign_words(values)
+            form = _other_form(values.words)
             if foreign:
                 base |= {"doubt": "mistake"}
                 note += f", {foreign}"
+            elif form:
+                base |= {"doubt": "form"}
+                note += f": {form}"
             return Column(kind="categorical", categories=category_words(values), note=note, **base)
         return _number_column(values, base)
     if kind in ("categorical", "binary"):

@@ -22,7 +22,7 @@ Kind = Literal["continuous", "quantized", "mixed", "categorical", "binary", "con
 Role = Literal["value", "context", "treatment", "outcome", "sensitive", "weight", "time", "group", "ignore"]
 Storage = Literal["float", "int", "bool", "string", "text", "date", "datetime", "duration"]
 Missing = Literal["hole", "value"]
-Doubt = Literal["", "identifier", "mistake", "refused"]
+Doubt = Literal["", "identifier", "mistake", "form", "refused"]
 
 KINDS: tuple[str, ...] = get_args(Kind)
 ROLES: tuple[str, ...] = get_args(Role)
@@ -58,8 +58,8 @@ class Column:
         shape: Shape of a block (text, image); ``()`` for an ordinary column.
         decimals: Digits after the point when numbers are written, or ``None`` for shortest form.
         note: Why the kind was chosen, for the printed schema.
-        doubt: What the user may know better: the column may be an ``identifier``, a few of its cells a ``mistake``;
-            or no model can use it (``refused``).
+        doubt: What the user may know better: the column may be an ``identifier``, a few of its cells a ``mistake``, its
+            text numbers or dates in another ``form``; or no model can use it (``refused``).
     """
 
     name: str

@@ -50,6 +50,7 @@ DOUBTS = {
     "": "{}",
     "identifier": "{}: an identifier? then role: ignore",
     "mistake": "{}: a mistake?",
+    "form": "{}",
     "refused": "refused: {}",
 }
 """What a note says where the user may know better."""
