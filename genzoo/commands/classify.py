@@ -11,7 +11,7 @@ from genzoo.commands.output import require_writable
 from genzoo.commands.parsing import Parser, add_output, add_seed, whole_number
 from genzoo.commands.ranges import add_dask, in_order, opened
 from genzoo.commands.score import remarks
-from genzoo.commands.table_text import learned_from
+from genzoo.commands.table_text import add_counts, learned_from
 
 if TYPE_CHECKING:
     from genzoo.likelihood.log_likelihood import LogLikelihood
@@ -53,8 +53,7 @@ def run(arguments: list[str]) -> int:
             right += hits
             for name, weight in held.items():
                 labels[name] = labels.get(name, 0.0) + weight
-            for name, counts in found.items():
-                odd.setdefault(name, Counter()).update(counts)
+            add_counts(odd, found)
     if scored.num_rows:
         most, total = max(labels, key=lambda name: labels[name]), sum(labels.values())
         by_weight = ", by weight" if scored.weighted else ""
@@ -100,9 +99,7 @@ def classify_range(
         table[f"probability:{name}"] = pa.array(np.exp(log_p[:, k]), from_pandas=True)
     known = code != HOLE
     weights = (np.ones(len(data)) if data.weights is None else data.weights)[known]
-    held: dict[str, float] = {}
-    for label, weight in zip(code[known].tolist(), weights.tolist()):
-        name = "a new category" if label < 0 else names[label]
-        held[name] = held.get(name, 0.0) + weight
+    counted = np.bincount(np.where(code < 0, len(names), code)[known], weights, minlength=len(names) + 1)
+    held = {name: weight for name, weight in zip([*names, "a new category"], counted.tolist()) if weight}
     part = of_labels(model, data, column, log_p, seed, draws)
     return pa.table(table), part, float(weights[best[known] == code[known]].sum()), held, data.column_counts

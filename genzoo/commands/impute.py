@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from genzoo.commands.output import require_writable
 from genzoo.commands.parsing import Parser, UsageError, add_output, add_seed, add_settings, settings_text, whole_number
 from genzoo.commands.ranges import add_dask, in_order, opened
-from genzoo.commands.table_text import cell_remarks
+from genzoo.commands.table_text import add_counts, cell_remarks
 
 if TYPE_CHECKING:
     from genzoo.tables.schema import Schema
@@ -61,8 +61,7 @@ def run(arguments: list[str]) -> int:
             for piece, writer in zip(pieces, writers, strict=True):
                 writer.write(piece)
             empty.update({name: pieces[0][name].null_count for name in pieces[0].column_names})
-            for name, found in counts.items():
-                odd.setdefault(name, Counter()).update(found)
+            add_counts(odd, counts)
     print(f"wrote {writers[0].num_rows} completed rows to {', '.join(map(str, targets))}")
     for line in left_open(empty, model.schema) + cell_remarks(odd):
         print(line)

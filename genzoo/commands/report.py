@@ -47,10 +47,8 @@ def run(arguments: list[str]) -> int:
         rows = _encoded(frame, next(iter(models.values())))
         if schema.weight is not None:
             frame = shown_rows(frame, rows, given.seed)
-        facts, ordered = (
-            {"table": source_name(given.on), "versions": versions(), "warnings": unlimited_text(rows)},
-            False,
-        )
+        facts = {"table": source_name(given.on), "versions": versions(), "warnings": unlimited_text(rows)}
+        ordered = False
         seen = [name for name, model in models.items() if learned_from(model, given.on)]
         if seen:
             facts["warnings"] += [

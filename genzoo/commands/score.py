@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from genzoo.commands.output import require_writable
 from genzoo.commands.parsing import Parser, add_output, add_seed, whole_number
 from genzoo.commands.ranges import add_dask, in_order, opened
-from genzoo.commands.table_text import cell_remarks
+from genzoo.commands.table_text import add_counts, cell_remarks
 from genzoo.errors import CapabilityError
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ def run(arguments: list[str]) -> int:
             if writer is not None:
                 writer.write(as_table(part, kinds, by_column=bool(given.by)))
             scored.add(part)
-            for name, counts in found.items():
-                columns.setdefault(name, Counter()).update(counts)
+            add_counts(columns, found)
             if explained:
                 parts.append(part)
     print(f"{scored.label()} nats per row, {scored.rows_text()}; {scored.method}")
@@ -124,15 +123,11 @@ def missing_cells(data: TableData, columns: Sequence[str]) -> NDArray[np.bool_]:
     import numpy as np
 
     from genzoo.tables.encode import HOLE
+    from genzoo.tables.schema import column_places
 
-    found, start = {}, {"numeric": 0, "codes": 0}
-    for of_kind, cells, kind in (
-        (data.schema.numeric, np.isnan(data.numeric), "numeric"),
-        (data.schema.categorical, data.codes == HOLE, "codes"),
-    ):
-        for column in of_kind:
-            found[column.name] = cells[:, start[kind] : start[kind] + column.width].all(1) & (column.missing != "value")
-            start[kind] += column.width
+    found, numbers, codes = {}, np.isnan(data.numeric), data.codes == HOLE
+    for column, numeric, place in column_places(data.schema):
+        found[column.name] = (numbers if numeric else codes)[:, place].all(1) & (column.missing != "value")
     return np.stack([found[name] for name in columns], 1)
 
 

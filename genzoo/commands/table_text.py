@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,12 @@ def learned_from(model: Any, path: str) -> bool:
     """Whether a file is the one that a model was trained on."""
     place = model.training_record.get("data", {}).get("init_args", {}).get("path")
     return place is not None and Path(place).resolve() == Path(path).resolve()
+
+
+def add_counts(total: dict[str, Counter[str]], found: Mapping[str, Mapping[str, int]]) -> None:
+    """Adds the odd cells of some rows, by column and kind, to those of earlier ones."""
+    for name, counts in found.items():
+        total.setdefault(name, Counter()).update(counts)
 
 
 def cell_remarks(columns: Mapping[str, Mapping[str, int]]) -> list[str]:

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from genzoo.evaluation.features import Matrix, column_places, sample_rows
+from genzoo.evaluation.features import Matrix, sample_rows
 from genzoo.evaluation.sections import Curves, Grid, Metric, Section, Subject, share_metric
 from genzoo.tables.encode import TableData
+from genzoo.tables.schema import column_places
 
 MAX_ROWS = 1000
 SHARES = (0.05, 0.2, 1.0)

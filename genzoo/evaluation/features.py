@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genzoo.tables.encode import TableData
-from genzoo.tables.schema import Column, Schema
+from genzoo.tables.schema import Schema, column_places
 
 Matrix = NDArray[np.float64]
 
@@ -17,17 +17,6 @@ Matrix = NDArray[np.float64]
 def same_code(data: TableData, schema: Schema) -> TableData:
     """Rows under the vocabulary of ``schema``."""
     return data if data.schema == schema else data.with_schema(schema)
-
-
-def column_places(schema: Schema) -> list[tuple[Column, bool, slice]]:
-    """Each modelled column: (column, is numeric, its places in the array of numbers or of codes)."""
-    found = []
-    for numeric, columns in ((True, schema.numeric), (False, schema.categorical)):
-        start = 0
-        for column in columns:
-            found.append((column, numeric, slice(start, start + column.width)))
-            start += column.width
-    return found
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from genzoo.evaluation.auc import auc
-from genzoo.evaluation.features import Features, Matrix, column_places, nearest, same_code, sample_rows
+from genzoo.evaluation.features import Features, Matrix, nearest, same_code, sample_rows
 from genzoo.evaluation.sections import Direction, Grid, Metric, Section, Subject, share_metric
 from genzoo.tables.encode import TableData
+from genzoo.tables.schema import column_places
 
 MAX_ROWS = 2000
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from genzoo.evaluation.auc import auc
-from genzoo.evaluation.features import Matrix, column_places, same_code, sample_rows
+from genzoo.evaluation.features import Matrix, same_code, sample_rows
 from genzoo.evaluation.sections import Grid, Metric, Section, Subject
 from genzoo.tables.encode import TableData
-from genzoo.tables.schema import Column
+from genzoo.tables.schema import Column, column_places
 
 MAX_ROWS = 4000
 MAX_TARGETS = 8

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from genzoo.errors import CapabilityError
 from genzoo.models.scored_rows import collect
 from genzoo.tables.batch import HOLE
+from genzoo.tables.schema import column_places
 
 if TYPE_CHECKING:
     from genzoo.likelihood.log_likelihood import LogLikelihood
@@ -131,5 +132,5 @@ def category_column(model: DensityModel, name: str | None) -> str:
 
 def codes_of(data: TableData, name: str) -> NDArray[np.int64]:
     """``(n,)`` view of a plain column's codes."""
-    place = [column.name for column in data.schema.categorical for _ in range(column.width)].index(name)
-    return data.codes[:, place]
+    place = next(place for column, _, place in column_places(data.schema) if column.name == name)
+    return data.codes[:, place.start]

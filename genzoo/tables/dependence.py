@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genzoo.tables.encode import TableData
-from genzoo.tables.schema import Column
+from genzoo.tables.schema import Column, column_places
 
 Floats = NDArray[np.float64]
 MOST_ROWS = 10_000
@@ -102,11 +102,7 @@ def _has_density(column: Column) -> bool:
 
 def _numbers(data: TableData) -> tuple[list[Column], Floats]:
     """Plain numeric columns, those without a density first, and up to 10,000 rows in random order; holes are NaN."""
-    start, places = 0, {}
-    for column in data.schema.numeric:
-        if not column.shape:
-            places[column.name] = start
-        start += column.width
+    places = {column.name: place.start for column, numeric, place in column_places(data.schema) if numeric}
     columns = [column for column in data.schema.numeric if not column.shape]
     columns.sort(key=_has_density)  # stable: the last of a set that hangs together is the one that is named
     rows = np.random.default_rng(0).permutation(len(data))[:MOST_ROWS]

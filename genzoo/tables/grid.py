@@ -113,7 +113,8 @@ def _plain(points: np.ndarray, width: np.ndarray) -> np.ndarray:
     out = np.full(len(points), np.nan)
     reach = 0.4999 * width
     for decimals in range(16):
-        rounded = np.round(points, decimals)
+        with np.errstate(over="ignore"):  # the largest doubles have no decimals: infinity lies in no cell
+            rounded = np.round(points, decimals)
         here = np.isnan(out) & (np.abs(rounded - points) <= reach) & (width * 10.0**decimals <= ACCIDENT)
         out[here] = rounded[here]
     # convergents of the continued fraction: the small fractions that lie so near are among them (Legendre)

@@ -88,6 +88,8 @@ class Column:
             raise SchemaError(f"column '{self.name}': unknown kind '{self.kind}'; use one of {', '.join(KINDS)}")
         if self.role not in ROLES:
             raise SchemaError(f"column '{self.name}': unknown role '{self.role}'; use one of {', '.join(ROLES)}")
+        if self.doubt not in get_args(Doubt):
+            raise SchemaError(f"column '{self.name}': unknown doubt '{self.doubt}'; leave the entry out")
         if self.kind == "quantized" and not (self.step and self.step > 0):
             raise SchemaError(f"column '{self.name}' is quantized and needs a step above 0, got {self.step}")
         if self.kind == "mixed" and self.num_atoms == 0:
@@ -298,6 +300,17 @@ class Schema:
         if unknown:
             raise SchemaError(f"unknown entry {unknown[0]!r} in the schema")
         return cls(columns=tuple(columns), **rest)
+
+
+def column_places(schema: Schema) -> list[tuple[Column, bool, slice]]:
+    """Each modelled column: (column, is numeric, its places in the array of numbers or of codes)."""
+    found = []
+    for numeric, columns in ((True, schema.numeric), (False, schema.categorical)):
+        start = 0
+        for column in columns:
+            found.append((column, numeric, slice(start, start + column.width)))
+            start += column.width
+    return found
 
 
 def _plain(value: Any) -> Any:
